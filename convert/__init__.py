@@ -1,0 +1,1 @@
+"""How the release becomes Parquet: plan, shards, ledgers, card."""

@@ -1,0 +1,258 @@
+"""Say what an example is: configs, columns, edit types and categories, written once by hand."""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import pyarrow as pa
+
+if TYPE_CHECKING:
+    import datasets
+
+__all__ = [
+    "CONFIGS",
+    "EDIT_CATEGORIES",
+    "EDIT_TYPES",
+    "SCHEMA_VERSION",
+    "Column",
+    "EditType",
+    "arrow_schema",
+    "category_of",
+    "columns",
+    "features",
+    "slug_of",
+]
+
+SCHEMA_VERSION = 1
+"""Part of every shard's digest: raise it when columns or their meaning change."""
+
+CONFIGS = ("sft", "preference", "multi_turn")
+"""The three configs, in the order in which they are converted; the first is the default."""
+
+Kind = Literal["string", "strings", "int32", "int32s", "image", "images", "attribution"]
+
+ATTRIBUTION_FIELDS = ("author", "author_url", "title", "license", "landing_url")
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: its name and its kind (a plural kind is a list)."""
+
+    name: str
+    kind: Kind
+
+
+def _measured(prefix: str, plural: str = "") -> list[Column]:
+    """The columns that describe one image column: address, size as decoded, hash."""
+    kinds: tuple[Kind, Kind] = ("strings", "int32s") if plural else ("string", "int32")
+    return [
+        Column(f"{prefix}_url{plural}", kinds[0]),
+        Column(f"{prefix}_width{plural}", kinds[1]),
+        Column(f"{prefix}_height{plural}", kinds[1]),
+        Column(f"{prefix}_sha256{plural}", kinds[0]),
+    ]
+
+
+_INPUT = [Column("image_id", "string"), Column("input_source", "string"), *_measured("input")]
+_ATTRIBUTION = Column("attribution", "attribution")
+
+
+def _single_turn(edited: str) -> list[Column]:
+    return [
+        Column("id", "string"),
+        Column("input_image", "image"),
+        Column("edit_prompt", "string"),
+        Column("short_edit_prompt", "string"),
+        Column(f"{edited}_image", "image"),
+        Column("edit_type", "string"),
+        Column("edit_category", "string"),
+        *_INPUT,
+        *_measured(edited),
+        _ATTRIBUTION,
+    ]
+
+
+_COLUMNS: dict[str, list[Column]] = {
+    "sft": _single_turn("edited"),
+    "preference": [
+        *_single_turn("chosen"),
+        Column("rejected_images", "images"),
+        *_measured("rejected", plural="s"),
+    ],
+    "multi_turn": [
+        Column("id", "string"),
+        Column("input_image", "image"),
+        Column("edit_prompts", "strings"),
+        Column("edited_images", "images"),
+        Column("num_turns", "int32"),
+        *_INPUT,
+        *_measured("edited", plural="s"),
+        _ATTRIBUTION,
+    ],
+}
+
+
+def columns(config: str, *, images: str = "bytes") -> tuple[Column, ...]:
+    """Return a config's columns in order; with `images="none"` the image columns are absent."""
+    return tuple(
+        column
+        for column in _COLUMNS[config]
+        if images != "none" or column.kind not in ("image", "images")
+    )
+
+
+# `datasets` reads image columns only as this struct, in this order, with `binary` (not
+# `large_binary`); anything else loads undecoded.
+IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+_ARROW: dict[Kind, pa.DataType] = {
+    "string": pa.string(),
+    "strings": pa.list_(pa.string()),
+    "int32": pa.int32(),
+    "int32s": pa.list_(pa.int32()),
+    "image": IMAGE,
+    "images": pa.list_(IMAGE),
+    "attribution": pa.struct([(name, pa.string()) for name in ATTRIBUTION_FIELDS]),
+}
+
+
+def _value(dtype: str) -> dict[str, Any]:
+    return {"dtype": dtype, "_type": "Value"}
+
+
+# The old spelling of lists, `[{…}]`: `_type: List`, which `datasets` 4.0 and later write, breaks
+# loading on 2.21 and 3.6.
+_HUGGINGFACE: dict[Kind, Any] = {
+    "string": _value("string"),
+    "strings": [_value("string")],
+    "int32": _value("int32"),
+    "int32s": [_value("int32")],
+    "image": {"_type": "Image"},
+    "images": [{"_type": "Image"}],
+    "attribution": {name: _value("string") for name in ATTRIBUTION_FIELDS},
+}
+
+
+@functools.cache
+def arrow_schema(config: str, *, images: str = "bytes") -> pa.Schema:
+    """Return the Arrow schema of a config, with the `huggingface` metadata that makes Images.
+
+    Every version of `datasets` from 2.21 to 5.2 reads Parquet of this schema with no other help.
+    """
+    chosen = columns(config, images=images)
+    info = {"info": {"features": {column.name: _HUGGINGFACE[column.kind] for column in chosen}}}
+    return pa.schema(
+        [(column.name, _ARROW[column.kind]) for column in chosen],
+        metadata={"huggingface": json.dumps(info)},
+    )
+
+
+def features(config: str, *, images: str = "bytes") -> datasets.Features:
+    """Return a config's `datasets.Features`; the same columns as `arrow_schema`."""
+    import datasets  # noqa: PLC0415  (takes a second to import; the converter's workers never need it)
+
+    string, int32 = datasets.Value("string"), datasets.Value("int32")
+    made: dict[Kind, Any] = {
+        "string": string,
+        "strings": [string],
+        "int32": int32,
+        "int32s": [int32],
+        "image": datasets.Image(),
+        "images": [datasets.Image()],
+        "attribution": dict.fromkeys(ATTRIBUTION_FIELDS, string),
+    }
+    chosen = columns(config, images=images)
+    return datasets.Features({column.name: made[column.kind] for column in chosen})
+
+
+@dataclass(frozen=True)
+class EditType:
+    """One of the 35 edit types: exact string, slug, the paper's category, rows in sft.jsonl."""
+
+    name: str
+    slug: str
+    category: str
+    rows: int
+
+
+def slug_of(name: str) -> str:
+    """Return the slug of an edit type or category.
+
+    What stands in brackets and apostrophes are dropped, the rest is lower-cased, and every other
+    run outside `[a-z0-9]` becomes one dash: "Zoom in" is `zoom-in`.
+    """
+    bare = re.sub(r"\([^)]*\)", " ", name).replace("'", "").replace("’", "").lower()  # noqa: RUF001
+    return re.sub(r"[^a-z0-9]+", "-", bare).strip("-")
+
+
+# Strings, counts and order from the release's sft.jsonl (257,730 rows); categories from the paper
+# (arXiv 2510.19808). The release's README gives percentages that do not describe these counts.
+_TABLE: dict[str, list[tuple[str, int]]] = {
+    "Pixel & Photometric": [
+        ("Change overall color tone (warm ↔ cool)", 14745),
+        ("Add film grain or vintage filter", 15443),
+    ],
+    "Object-Level Semantic": [
+        ("Add a new object to the scene", 14187),
+        ("Remove an existing object", 15109),
+        ("Replace one object category with another", 14547),
+        ("Change an object's attribute (e.g., color/material)", 13813),
+        ("Relocate an object (change its position/spatial relation)", 6612),
+        ("Change the size/shape/orientation of an object", 10787),
+    ],
+    "Scene Composition & Multi-Subject": [
+        ("Add new scene context/background", 14829),
+        ("Apply seasonal transformation (summer ↔ winter)", 13438),
+        ("Change weather conditions (sunny/rainy/snowy)", 11992),
+        ("Adjust global lighting (golden hour/fluorescent)", 12432),
+    ],
+    "Stylistic": [
+        ("Strong artistic style transfer (e.g., Van Gogh/anime/etc.)", 15284),
+        ("Photo to cartoon/sketch/comic", 12735),
+        ("Modern ↔ historical style/look", 14856),
+    ],
+    "Text & Symbol": [
+        ("Replace text in signs/posters/billboards", 3494),
+        ("Add new (handwritten/printed/etc) text", 3866),
+        ("Change font style or color of visible text if there is text", 1431),
+        ("Translate written text into other languages", 1897),
+    ],
+    "Human-Centric": [
+        ("Add/Remove/Replace Accessories (glasses, hats, jewelry, masks)", 1597),
+        ("Clothing edit (change color/outfit)", 1801),
+        ("Pose tweak (minor plausible change)", 1833),
+        ("Modify expressions (smile, frown, neutral)", 1526),
+        ("Change age / gender", 1685),
+        ("Convert person to 2D anime/manga style (identity-preserving)", 1040),
+        ("Convert person to Pixar/Disney-like 3D cartoon look", 1036),
+        ("Convert person to Western comic cel-shaded style", 982),
+        ("Line-art ink sketch of the person", 1482),
+        ("Sticker-ify the person with bold outline and white border", 1422),
+        ("Caricature with mild feature exaggeration (keep identity)", 832),
+        ("Funko-Pop–style toy figure of the person", 1859),  # noqa: RUF001
+        ("LEGO-minifigure rendition of the person", 1568),
+        ("Simpsonize the person (yellow-skin cartoon style)", 1439),
+    ],
+    "Scale & Perspective": [("Zoom in", 13729)],
+    "Spatial / Layout": [("Outpainting (extend canvas beyond boundaries)", 12402)],
+}
+
+EDIT_TYPES: tuple[EditType, ...] = tuple(
+    EditType(name, slug_of(name), category, rows)
+    for category, types in _TABLE.items()
+    for name, rows in types
+)
+"""The 35 edit types, in the paper's order of categories."""
+
+EDIT_CATEGORIES: tuple[str, ...] = tuple(_TABLE)
+"""The 8 categories, in the paper's order."""
+
+_CATEGORY = {edit_type.name: edit_type.category for edit_type in EDIT_TYPES}
+
+
+def category_of(edit_type: str | None) -> str | None:
+    """Return the paper's category of an exact edit type, or None for one that is not known."""
+    return _CATEGORY.get(edit_type) if edit_type is not None else None
