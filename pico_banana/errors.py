@@ -53,7 +53,7 @@ class SettingError(UsageError):
         return type(self), (self.name, self.value, self.must)
 
 
-class _About(PicoBananaError):
+class _AboutError(PicoBananaError):
     """An error about one place; the message names it and the way out."""
 
     def __init__(self, message: str, about: str) -> None:
@@ -64,7 +64,7 @@ class _About(PicoBananaError):
         return type(self), (str(self), self._about)
 
 
-class ReleaseError(_About, UsageError):
+class ReleaseError(_AboutError, UsageError):
     """A release, or another file that is needed once, cannot be read; `url` is the place."""
 
     @property
@@ -73,7 +73,7 @@ class ReleaseError(_About, UsageError):
         return self._about
 
 
-class OutputError(_About, UsageError):
+class OutputError(_AboutError, UsageError):
     """An output that cannot be used: another plan's, locked, not writable."""
 
     @property
@@ -111,7 +111,7 @@ class TooManyMissingError(WorkError):
         return type(self), (self.missing, self.allowed)
 
 
-class WriteError(_About, WorkError):
+class WriteError(_AboutError, WorkError):
     """The output cannot be written any more: disk full, permission lost, deleted underneath."""
 
     @property

@@ -1,0 +1,333 @@
+"""Hold what the user asked for, validated and frozen: defaults, then a file, then arguments."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Mapping
+from importlib import resources
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_core import PydanticCustomError
+
+from pico_banana.errors import SettingError, UsageError, near
+from pico_banana.records import PUBLISHED_BASE
+from pico_banana.schema import CONFIGS, EDIT_CATEGORIES, EDIT_TYPES, slug_of
+
+__all__ = [
+    "BUCKET",
+    "METADATA_CSV",
+    "ConfigSpec",
+    "FetchPolicy",
+    "HostBudget",
+    "Settings",
+    "build_settings",
+    "config_spec",
+    "read_settings_file",
+]
+
+BUCKET = "https://open-images-dataset.s3.amazonaws.com/train/"
+"""Open Images' public bucket, one `<ImageID>.jpg` a photo. [cvdfoundation/open-images-dataset]"""
+
+METADATA_CSV = (
+    "https://storage.googleapis.com/openimages/2018_04/train/train-images-boxable-with-rotation.csv"
+)
+"""Open Images' image list: 1,743,042 rows, about 600 MB. [release's README]"""
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ConfigSpec(_Frozen):
+    """What `configs/<config>.yaml` says of a config: its files, counts and defaults."""
+
+    jsonl: str
+    manifest: str
+    records: int
+    records_per_shard: int
+    images_per_record: float
+    edited_bytes: int
+    input_bytes: int
+
+
+class HostBudget(_Frozen):
+    """What one host is asked at most: connections at once, requests a second (None: no limit)."""
+
+    connections: int = Field(64, ge=1)
+    requests_per_second: float | None = Field(None, gt=0)
+
+
+class FetchPolicy(_Frozen):
+    """How images are fetched; the keys and the reasons for their values are in fetch.yaml."""
+
+    hosts: dict[str, HostBudget]
+    retries: int = Field(ge=0)
+    backoff_s: float = Field(ge=0)
+    backoff_max_s: float = Field(ge=0)
+    retry_after_max_s: float = Field(ge=0)
+    connect_timeout_s: float = Field(gt=0)
+    read_timeout_s: float = Field(gt=0)
+    total_timeout_s: float = Field(gt=0)
+    max_image_bytes: int = Field(gt=0)
+    max_pixels: int = Field(gt=0)
+    held_bytes: int = Field(gt=0)
+    max_redirects: int = Field(ge=0)
+    placeholder_sha256s: tuple[str, ...] = ()
+
+
+def _read_config(name: str) -> Any:
+    text = (resources.files("pico_banana") / "configs" / name).read_text(encoding="utf-8")
+    return yaml.safe_load(text)
+
+
+@functools.cache
+def config_spec(config: str) -> ConfigSpec:
+    """Return what `configs/<config>.yaml` says; `SettingError` for an unknown config."""
+    if config not in CONFIGS:
+        raise SettingError("config", config, f"must be one of {[*CONFIGS]}{near(config, CONFIGS)}")
+    return ConfigSpec.model_validate(_read_config(f"{config}.yaml"))
+
+
+def _one_of(names: tuple[str, ...]) -> Any:
+    """A validator: each value is one of the names or of their slugs; sorted, without doubles."""
+    by_word = {slug_of(name): name for name in names} | {name: name for name in names}
+
+    def validate(value: Any) -> tuple[str, ...]:
+        words = [value] if isinstance(value, str) else list(value)
+        for word in words:
+            if word not in by_word:
+                slugs = [slug_of(name) for name in names]
+                listed = f"one of {', '.join(slugs)}" if len(slugs) < 10 else "a known edit type"  # noqa: PLR2004
+                raise PydanticCustomError(
+                    "word",
+                    "must be {listed}{near}, but got {word}; `pico-banana types` lists them",
+                    {"listed": listed, "near": near(str(word), by_word), "word": repr(word)},
+                )
+        return tuple(sorted({by_word[word] for word in words}))
+
+    return validate
+
+
+def _ids(value: Any) -> tuple[str, ...]:
+    """A list of ids, or the path of a file with one a line (on the command line `@FILE`)."""
+    if isinstance(value, str):
+        value = [f"@{value.removeprefix('@')}"]
+    found: set[str] = set()
+    for entry in value:
+        if str(entry).startswith("@"):
+            try:
+                with open(os.path.expanduser(entry[1:]), encoding="utf-8") as file:
+                    found.update(line.strip() for line in file if line.strip())
+            except (OSError, UnicodeDecodeError) as error:
+                raise PydanticCustomError(
+                    "file",
+                    "must be a list of ids, or a file with one a line; {error}",
+                    {"error": str(error)},
+                ) from None
+        else:
+            found.add(str(entry))
+    return tuple(sorted(found))
+
+
+def _place(value: Any) -> Any:
+    """A URL without its last slash, or a local path made absolute."""
+    if not isinstance(value, (str, os.PathLike)):
+        return value
+    place = os.fspath(value)
+    if "://" not in place:
+        place = os.path.abspath(os.path.expanduser(place.removeprefix("file:")))
+    elif place.startswith("file://"):
+        place = os.path.abspath(place.removeprefix("file://"))
+    return place.rstrip("/") or "/"
+
+
+def _metadata_place(value: Any) -> Any:
+    return value if value == "none" else _place(value)
+
+
+Place = Annotated[str, BeforeValidator(_place)]
+Source = Literal["folder", "tar", "bucket", "flickr"]
+
+
+class Settings(_Frozen):
+    """All that decides which examples there are and how their images are had.
+
+    Every field is a keyword argument of the loader and a flag of the converter.
+    """
+
+    cdn: Place = Field(
+        PUBLISHED_BASE.rstrip("/"),
+        description="The release's base: http(s) URL, fsspec URL, or a folder holding jsonl/, "
+        "manifest/ and images/.",
+    )
+    open_images: Place | None = Field(
+        None, description="Folder with Open Images photos: train_0/<ImageID>.jpg, ..."
+    )
+    open_images_metadata: Annotated[str, BeforeValidator(_metadata_place)] = Field(
+        METADATA_CSV,
+        description="Open Images' image list (CSV: URL or path), or `none`: no ImageIDs and no "
+        "attribution, only with `flickr` named as a source.",
+    )
+    input_sources: tuple[Source, ...] | None = Field(
+        None,
+        description="Where to try for an input image, in order: folder, bucket, flickr. "
+        "[default: folder where --open-images is given, then bucket]",
+    )
+    edit_types: (
+        Annotated[
+            tuple[str, ...], BeforeValidator(_one_of(tuple(kind.name for kind in EDIT_TYPES)))
+        ]
+        | None
+    ) = Field(None, description="Keep these edit types only: exact strings or slugs.")
+    edit_categories: (
+        Annotated[tuple[str, ...], BeforeValidator(_one_of(EDIT_CATEGORIES))] | None
+    ) = Field(None, description="Keep these edit categories only: exact strings or slugs.")
+    ids: Annotated[tuple[str, ...], BeforeValidator(_ids)] | None = Field(
+        None, description="Keep only these ids or ImageIDs; @FILE has one a line."
+    )
+    exclude_ids: Annotated[tuple[str, ...], BeforeValidator(_ids)] | None = Field(
+        None, description="Leave out these ids or ImageIDs, after the cut; @FILE has one a line."
+    )
+    offset: int = Field(0, ge=0, description="Leave out the first so many good records.")
+    limit: int | None = Field(None, ge=1, description="Take at most so many, per config.")
+    validation: float = Field(
+        0.0, ge=0, lt=1, description="Share of photos that goes to a validation split."
+    )
+    on_missing: Literal["skip", "null", "fail"] = Field(
+        "skip",
+        description="What becomes of an example whose image is missing: skip leaves it out, null "
+        "keeps it, fail stops.",
+    )
+    images: Literal["bytes", "url", "none"] = Field(
+        "bytes", description="Image columns with bytes, with addresses only, or no image columns."
+    )
+    mirrors: dict[str, str] = Field(
+        {}, description="GLOB=BASE: another base URL for hosts; it may hold {host}."
+    )
+    concurrency: int = Field(64, ge=1, description="Fetches under way at once in one process.")
+    storage_options: dict[str, Any] = Field(
+        {}, repr=False, description="fsspec storage options; in a settings file only."
+    )
+    fetch: FetchPolicy = Field(repr=False)
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The sources of input images in the order in which they are tried."""
+        if self.input_sources is not None:
+            return self.input_sources
+        return ("folder", "bucket") if self.open_images else ("bucket",)
+
+    def for_config(self, config: str) -> ConfigSpec:
+        """Return the config's spec, or raise a `SettingError` for what does not go with it."""
+        spec = config_spec(config)
+        for name in ("edit_types", "edit_categories"):
+            if config == "multi_turn" and getattr(self, name):
+                raise SettingError(
+                    name, list(getattr(self, name)), "must be left out with multi_turn: it has none"
+                )
+        return spec
+
+
+AnySettings = TypeVar("AnySettings", bound=Settings)
+
+
+def read_settings_file(path: str) -> dict[str, Any]:
+    """Return the arguments in a YAML settings file; `UsageError` where it cannot be read."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            values = yaml.safe_load(file)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UsageError(f"the settings file {path} cannot be read: {error}") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise UsageError(f"the settings file {path} must hold `name: value` lines")
+    values = {str(name).replace("-", "_"): value for name, value in values.items()}
+    # YAML reads a bare null as nothing; here it is a word, and must not fall back to "skip".
+    if "on_missing" in values and values["on_missing"] is None:
+        values["on_missing"] = "null"
+    return values
+
+
+def build_settings(
+    model: type[AnySettings],
+    arguments: Mapping[str, Any],
+    file: Mapping[str, Any] | None = None,
+) -> AnySettings:
+    """Return validated settings: defaults, then what a file says, then arguments.
+
+    An argument that is None counts as unset. Raises `SettingError` that names the argument, what
+    is allowed, and the nearest allowed word.
+    """
+    values = {name: value for name, value in (file or {}).items() if value is not None}
+    values |= {name: value for name, value in arguments.items() if value is not None}
+    for name in values:
+        if name not in model.model_fields:
+            known = [*model.model_fields]
+            raise SettingError(name, values[name], f"is no setting{near(name, known)}")
+    policy = dict(_read_config("fetch.yaml"))
+    user_policy = values.get("fetch") or {}
+    if not isinstance(user_policy, Mapping):
+        raise SettingError("fetch", user_policy, "must be a mapping like configs/fetch.yaml")
+    # The user's hosts come first: the first glob that matches wins.
+    hosts = {
+        **(user_policy.get("hosts") or {}),
+        **policy["hosts"],
+        **(user_policy.get("hosts") or {}),
+    }
+    try:
+        settings = model.model_validate(
+            {**values, "fetch": {**policy, **user_policy, "hosts": hosts}}
+        )
+    except ValidationError as error:
+        raise _setting_error(error) from None
+    return _checked(settings)
+
+
+def _setting_error(error: ValidationError) -> SettingError:
+    first = error.errors()[0]
+    name = ".".join(str(part) for part in first["loc"] if not str(part).startswith("function"))
+    if first["type"] == "literal_error":
+        allowed = [
+            word.strip(" '") for word in first["ctx"]["expected"].replace(" or ", ",").split(",")
+        ]
+        given = first["input"]
+        return SettingError(
+            name, given, f"must be one of {', '.join(allowed)}{near(str(given), allowed)}"
+        )
+    if first["type"] == "extra_forbidden":
+        return SettingError(name, first["input"], "is no setting")
+    message = first["msg"]
+    message = message[0].lower() + message[1:]
+    made = SettingError(name, first["input"], message.replace("input should", "must"))
+    if first["type"] in ("word", "file"):
+        made.args = (f"{name} {message}",)
+    return made
+
+
+def _checked(settings: AnySettings) -> AnySettings:
+    """Refuse combinations that cannot work; single values are the fields' own business."""
+    sources = settings.sources
+    if len(set(sources)) != len(sources) or not sources:
+        raise SettingError("input_sources", list(sources), "must name each source once")
+    if "tar" in sources:
+        raise SettingError(
+            "input_sources",
+            list(sources),
+            "must be of folder, bucket and flickr: this version reads no packed tars; unpack them",
+        )
+    if "folder" in sources and not settings.open_images:
+        raise SettingError(
+            "input_sources", list(sources), "names `folder`, which needs `open_images`"
+        )
+    if settings.open_images_metadata == "none" and set(sources) != {"flickr"}:
+        raise SettingError(
+            "open_images_metadata",
+            "none",
+            "leaves flickr as the only source: without ImageIDs no other can be asked; "
+            "say input_sources=flickr with it",
+        )
+    return settings

@@ -1,0 +1,494 @@
+"""Serve folders over HTTP from a thread of the test process, and misbehave on command.
+
+A fault is an `Answer`, made by one of the functions below it and given to `FakeCDN.fail`. Faults
+combine: `dataclasses.replace(cut(100), length=None)` is a chunked body that ends too early.
+In a process of its own, for benchmarks: `python -m tests.fake_cdn --mount /cdn=FOLDER`.
+"""
+
+import argparse
+import asyncio
+import concurrent.futures
+import contextlib
+import copy
+import fnmatch
+import io
+import math
+import mimetypes
+import os
+import re
+import signal
+import socket
+import struct
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from email.utils import formatdate
+from gzip import compress
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+from urllib.parse import unquote, urlsplit
+
+from aiohttp import web
+from PIL import Image
+
+PLACEHOLDER_PATH = "/-/photo_unavailable.png"  # below /-/ no fault acts: placeholders end there
+LOOP_PATH = "/-/redirect-loop"
+PIECE_BYTES = 256 * 1024
+
+
+def _placeholder_png() -> bytes:
+    png = io.BytesIO()
+    Image.new("RGB", (500, 374), (238, 238, 238)).save(png, "PNG")
+    return png.getvalue()
+
+
+PLACEHOLDER_PNG = _placeholder_png()
+
+
+@dataclass(frozen=True)
+class Answer:
+    """How a request is answered; the defaults are the faultless answer."""
+
+    status: int | None = None  # None: what the file and the request call for
+    headers: tuple[tuple[str, str], ...] = ()  # added to the usual ones, or in their place
+    body: bytes | None = None  # None: the file's, or its asked range
+    change: Callable[[bytes], bytes] | None = None  # applied to the body
+    length: int | None = 0  # Content-Length is the body's plus this; None: chunked, without one
+    send_bytes: int | None = None  # send so much of the body; -1: not even the head
+    end: Literal["done", "close", "reset", "stall"] = "done"
+    bytes_per_s: float = math.inf
+
+
+def status(code: int, headers: Mapping[str, str] | None = None) -> Answer:
+    """Answer with this status and a line of text."""
+    text = {"Content-Type": "text/plain", **(headers or {})}
+    return Answer(code, tuple(text.items()), f"status {code}\n".encode())
+
+
+def too_many(retry_after: float | str | None = None) -> Answer:
+    """Answer 429; `retry_after` is in seconds, or an HTTP date (email.utils.formatdate)."""
+    return status(429, {} if retry_after is None else {"Retry-After": str(retry_after)})
+
+
+def redirect(location: str, code: int = 302) -> Answer:
+    """Redirect to a URL, or to a path of this server."""
+    return status(code, {"Location": location})
+
+
+def placeholder() -> Answer:
+    """Redirect to …/photo_unavailable.png, which answers 200 with PLACEHOLDER_PNG."""
+    return redirect(PLACEHOLDER_PATH)
+
+
+def redirect_loop() -> Answer:
+    """Redirect to a path that redirects to itself for ever."""
+    return redirect(LOOP_PATH)
+
+
+def body(content: bytes, content_type: str = "text/html", code: int = 200) -> Answer:
+    """Answer with other bytes than the file's."""
+    return Answer(code, (("Content-Type", content_type),), content)
+
+
+def cut(after_bytes: int) -> Answer:
+    """Declare the whole Content-Length, close the connection after so many bytes of body."""
+    return Answer(send_bytes=after_bytes, end="close")
+
+
+def longer(extra: bytes) -> Answer:
+    """Send the body with `extra` after it, and a Content-Length that counts both."""
+    return Answer(change=lambda whole: whole + extra)
+
+
+def wrong_length(delta: int) -> Answer:
+    """Send the whole body, declare a Content-Length that is off by `delta`, then close."""
+    return Answer(length=delta, end="close")
+
+
+def stall(after_bytes: int = 0) -> Answer:
+    """Send the head and so many bytes of body, then nothing; -1: not even the head."""
+    return Answer(send_bytes=after_bytes, end="stall")
+
+
+def drip(bytes_per_s: float = 1) -> Answer:
+    """Send the body slowly: in pieces, at most 20 a second."""
+    return Answer(bytes_per_s=bytes_per_s)
+
+
+def reset(after_bytes: int = 0) -> Answer:
+    """Reset the connection (RST) after so many bytes of body; -1: before the head."""
+    return Answer(send_bytes=after_bytes, end="reset")
+
+
+def corrupt() -> Answer:
+    """Flip the bits of up to 64 bytes in the middle of the body; its length stays."""
+    return Answer(change=_flip_middle)
+
+
+def gzip() -> Answer:
+    """Send the body compressed, with Content-Encoding: gzip, whatever the client accepts."""
+    return Answer(headers=(("Content-Encoding", "gzip"),), change=compress)
+
+
+def chunked() -> Answer:
+    """Send the body in chunks, without a Content-Length."""
+    return Answer(length=None)
+
+
+def _flip_middle(whole: bytes) -> bytes:
+    start = max(len(whole) // 2 - 32, 0)
+    flipped = bytes(byte ^ 0xFF for byte in whole[start : start + 64])
+    return whole[:start] + flipped + whole[start + 64 :]
+
+
+@dataclass
+class Request:
+    """One request; times are of time.monotonic, `ended` and `status` None until there are any.
+
+    `ended` is noted just before the last bytes leave, so a client that has its whole answer finds
+    it, and its next request never counts as simultaneous. `headers` ignores case.
+    """
+
+    method: str
+    path: str  # percent-decoded once, without the query
+    raw_path: str  # as sent, with the query
+    headers: Mapping[str, str]
+    started: float
+    ended: float | None = None
+    status: int | None = None
+
+
+@dataclass
+class _Rule:
+    glob: str
+    answers: tuple[Answer, ...]
+    forever: Answer | None
+    used: dict[str, int] = field(default_factory=dict)  # path -> answers given
+
+
+@dataclass
+class _Content:
+    """What a faultless answer sends: `count_bytes` of `file` from `start` on."""
+
+    status: int
+    headers: dict[str, str]
+    file: BinaryIO
+    start: int
+    count_bytes: int
+
+    def pieces(self) -> Iterator[bytes]:
+        self.file.seek(self.start)
+        left = self.count_bytes
+        while left and (piece := self.file.read(min(left, PIECE_BYTES))):
+            left -= len(piece)
+            yield piece
+
+
+class FakeCDN:
+    """An HTTP server on a free port of 127.0.0.1, running while its `with` block does.
+
+    Each mount is a path's beginning and the folder served below it; of mounts that match, the
+    first that has the file serves it. Every method may be called from any thread.
+
+    Globs are fnmatch's, over the whole decoded path: `*` crosses slashes.
+    """
+
+    def __init__(self, *mounts: tuple[str, str | Path]):
+        self.url = ""  # "http://127.0.0.1:PORT", once started
+        self.delay_s = 0.0  # every answer waits so long
+        self.ranges = True  # whether Range requests get a 206
+        self._mounts = [(f"{prefix.rstrip('/')}/", str(folder)) for prefix, folder in mounts]
+        self._log: list[Request] = []
+        self._rules: list[_Rule] = []
+        self._holds: list[tuple[str, asyncio.Event]] = []
+        self._changed = threading.Condition()
+        self._loop: asyncio.AbstractEventLoop
+        self._stop = asyncio.Event()
+        self._thread: threading.Thread
+
+    def __enter__(self) -> "FakeCDN":
+        ready: concurrent.futures.Future[str] = concurrent.futures.Future()
+        self._thread = threading.Thread(
+            target=lambda: asyncio.run(self._serve(ready)), name="fake-cdn", daemon=True
+        )
+        self._thread.start()
+        self.url = ready.result()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join()
+
+    @property
+    def log(self) -> list[Request]:
+        """A copy of every request so far, in order of arrival."""
+        return self.requests()
+
+    def requests(self, glob: str = "*") -> list[Request]:
+        """The requests whose path matches, in order of arrival."""
+        with self._changed:
+            return [copy.copy(r) for r in self._log if fnmatch.fnmatchcase(r.path, glob)]
+
+    def count(self, glob: str = "*") -> int:
+        """How many requests with a matching path have arrived."""
+        return len(self.requests(glob))
+
+    def peak(self, glob: str = "*") -> int:
+        """The most matching requests that were under way at once."""
+        steps = []
+        for request in self.requests(glob):
+            steps += [(request.started, 1), (request.ended or math.inf, -1)]
+        under_way = most = 0
+        for _, step in sorted(steps):
+            under_way += step
+            most = max(most, under_way)
+        return most
+
+    def fail(self, glob: str, *answers: Answer, forever: Answer | None = None) -> None:
+        """Give each matching path these answers in turn, then `forever`, or faultless ones.
+
+        Of several faults for a path the newest acts, while it has an answer left.
+        """
+        with self._changed:
+            self._rules.append(_Rule(glob, answers, forever))
+
+    def clear(self) -> None:
+        """Forget faults and log; holds stay."""
+        with self._changed:
+            self._rules.clear()
+            self._log.clear()
+
+    def hold(self, glob: str = "*") -> None:
+        """Let matching requests wait, from now on, until `release`."""
+        with self._changed:
+            self._holds.append((glob, asyncio.Event()))
+
+    def release(self) -> None:
+        """Answer what waits, and end every hold; faults are chosen now, not on arrival."""
+        with self._changed:
+            holds, self._holds = self._holds, []
+        for _, released in holds:
+            self._loop.call_soon_threadsafe(released.set)
+
+    def wait_for_request(self, glob: str = "*", n: int = 1, timeout_s: float = 30) -> None:
+        """Block until `n` matching requests have arrived since the start, or the last `clear`.
+
+        Raises:
+            TimeoutError: They have not come within `timeout_s`.
+        """
+        with self._changed:
+            if not self._changed.wait_for(lambda: self.count(glob) >= n, timeout_s):
+                got = self.count(glob)
+                raise TimeoutError(f"{n} requests for {glob} must come, but got {got}")
+
+    async def _serve(self, ready: concurrent.futures.Future[str]) -> None:
+        try:
+            self._loop = asyncio.get_running_loop()
+            server = web.Server(self._handle, handler_cancellation=True, access_log=None)
+            runner = web.ServerRunner(server, shutdown_timeout=1)
+            await runner.setup()
+            site = web.TCPSite(runner, "127.0.0.1", 0, backlog=1024)
+            await site.start()
+            ready.set_result("http://{}:{}".format(*runner.addresses[0]))
+        except BaseException as error:
+            ready.set_exception(error)
+            raise
+        await self._stop.wait()
+        await site.stop()
+        for connection in server.connections:  # cancels what stalls, drips or is held
+            if connection.transport is not None:
+                connection.transport.abort()
+        await runner.cleanup()
+
+    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        raw = request.raw_path
+        path = unquote(raw.partition("?")[0] if raw.startswith("/") else urlsplit(raw).path)
+        entry = Request(request.method, path, raw, request.headers, time.monotonic())
+        with self._changed:
+            self._log.append(entry)
+            self._changed.notify_all()
+            gates = [gate for glob, gate in self._holds if fnmatch.fnmatchcase(path, glob)]
+        try:
+            for gate in gates:
+                await gate.wait()
+            if self.delay_s:
+                await asyncio.sleep(self.delay_s)
+            return await self._respond(request, entry, self._next_answer(request.method, path))
+        except ConnectionError:
+            return web.Response()  # the client has gone; aiohttp would log a traceback
+        finally:
+            entry.ended = entry.ended or time.monotonic()
+
+    def _next_answer(self, method: str, path: str) -> Answer:
+        if path == LOOP_PATH:
+            return redirect_loop()
+        if method not in {"GET", "HEAD"}:
+            return status(405, {"Allow": "GET, HEAD"})
+        with self._changed:
+            for rule in reversed(self._rules):
+                if path.startswith("/-/") or not fnmatch.fnmatchcase(path, rule.glob):
+                    continue
+                given = rule.used.get(path, 0)
+                if given < len(rule.answers):
+                    rule.used[path] = given + 1
+                    return rule.answers[given]
+                if rule.forever is not None:
+                    return rule.forever
+        return Answer()
+
+    async def _respond(
+        self, request: web.BaseRequest, entry: Request, answer: Answer
+    ) -> web.StreamResponse:
+        content = self._content(request, entry.path, answer)
+        with content.file:
+            pieces, count_bytes = content.pieces(), content.count_bytes
+            if answer.change is not None:
+                whole = answer.change(b"".join(pieces))
+                pieces, count_bytes = iter([whole]), len(whole)
+            response = web.StreamResponse(status=content.status, headers=content.headers)
+            response.headers.update(answer.headers)
+            if answer.length is not None:
+                response.content_length = max(count_bytes + answer.length, 0)
+            if answer.end != "done":
+                response.force_close()
+            pieces = _first(pieces, 0 if request.method == "HEAD" else answer.send_bytes)
+            if answer.send_bytes != -1:
+                await _send(request, response, entry, _Paced(answer, pieces))
+        if request.method != "HEAD" or answer.send_bytes == -1:
+            await _finish(request, answer)
+        return response
+
+    def _content(self, request: web.BaseRequest, path: str, answer: Answer) -> _Content:
+        if answer.body is not None:
+            return _in_memory(answer.status or 200, answer.body)
+        file = self._open(path)
+        if file is None:
+            return _in_memory(404, b"not found\n", {"Content-Type": "text/plain"})
+        size, mtime_ns = len(PLACEHOLDER_PNG), 0
+        if path != PLACEHOLDER_PATH:
+            stat = os.fstat(file.fileno())
+            size, mtime_ns = stat.st_size, stat.st_mtime_ns
+        kind, encoding = mimetypes.guess_type(path)
+        headers = {
+            "Content-Type": f"application/{encoding}"
+            if encoding
+            else kind or "application/octet-stream",
+            "ETag": f'"{size:x}-{mtime_ns:x}"',
+            "Last-Modified": formatdate(mtime_ns // 10**9, usegmt=True),
+            "Accept-Ranges": "bytes" if self.ranges else "none",
+        }
+        content = _Content(answer.status or 200, headers, file, 0, size)
+        if request.headers.get("If-None-Match") == headers["ETag"]:
+            content.status, content.count_bytes = 304, 0
+        elif self.ranges:
+            _narrow(content, request.headers)
+        return content
+
+    def _open(self, path: str) -> BinaryIO | None:
+        if path == PLACEHOLDER_PATH:
+            return io.BytesIO(PLACEHOLDER_PNG)
+        for prefix, folder in self._mounts:
+            rest = path[len(prefix) :]
+            if path.startswith(prefix) and not {"", ".", ".."}.intersection(rest.split("/")):
+                with contextlib.suppress(OSError, ValueError):  # a NUL is a ValueError
+                    return open(f"{folder}/{rest}", "rb")
+        return None
+
+
+def _in_memory(code: int, content: bytes, headers: dict[str, str] | None = None) -> _Content:
+    return _Content(code, headers or {}, io.BytesIO(content), 0, len(content))
+
+
+def _narrow(content: _Content, asked: Mapping[str, str]) -> None:
+    """Narrow to the one range that is asked for; several, or a stale If-Range, get the whole."""
+    match = re.fullmatch(r"bytes=(\d*)-(\d*)", asked.get("Range", ""))
+    unchanged = {None, content.headers["ETag"], content.headers["Last-Modified"]}
+    if match is None or match.group() == "bytes=-" or asked.get("If-Range") not in unchanged:
+        return
+    first, last = match.groups()
+    size = content.count_bytes
+    start = int(first) if first else max(size - int(last), 0)
+    stop = min(int(last) + 1, size) if first and last else size
+    if start >= stop:
+        content.status, content.count_bytes = 416, 0
+        content.headers["Content-Range"] = f"bytes */{size}"
+        return
+    content.status, content.start, content.count_bytes = 206, start, stop - start
+    content.headers["Content-Range"] = f"bytes {start}-{stop - 1}/{size}"
+
+
+def _first(pieces: Iterator[bytes], limit: int | None) -> Iterator[bytes]:
+    for piece in pieces:
+        kept = piece[:limit]
+        if limit is not None:
+            limit -= len(kept)
+        if kept:
+            yield kept
+        if limit == 0:
+            return
+
+
+class _Paced:
+    """An answer's pieces, cut as small as its speed asks, and the pause between two of them."""
+
+    def __init__(self, answer: Answer, pieces: Iterator[bytes]):
+        self.stalls = answer.end == "stall"
+        self.pause_s = 0.0 if math.isinf(answer.bytes_per_s) else max(1 / answer.bytes_per_s, 0.05)
+        self.pieces = pieces
+        if self.pause_s:
+            size = max(round(answer.bytes_per_s * self.pause_s), 1)
+            self.pieces = (p[i : i + size] for p in pieces for i in range(0, len(p), size))
+
+
+async def _send(
+    request: web.BaseRequest, response: web.StreamResponse, entry: Request, paced: _Paced
+) -> None:
+    entry.status = response.status
+    piece = next(paced.pieces, b"")
+    if not piece and not paced.stalls:
+        entry.ended = time.monotonic()
+    writer: Any = await response.prepare(request)
+    writer.length = None  # aiohttp would drop what exceeds the Content-Length
+    while piece:
+        following = next(paced.pieces, b"")
+        if not following and not paced.stalls:
+            entry.ended = time.monotonic()
+        await response.write(piece)
+        if following and paced.pause_s:
+            await asyncio.sleep(paced.pause_s)
+        piece = following
+
+
+async def _finish(request: web.BaseRequest, answer: Answer) -> None:
+    transport = request.transport
+    if answer.end == "stall":
+        await asyncio.Event().wait()  # cancelled when the client goes away or the server stops
+    elif transport is not None and answer.end == "reset":
+        linger = struct.pack("ii", 1, 0)
+        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        transport.abort()
+    elif transport is not None and answer.end == "close":
+        transport.write_eof()  # a process forked meanwhile keeps a mere close from being seen
+        transport.close()
+
+
+def main() -> None:
+    """Serve until SIGTERM, SIGINT or the end of stdin; the first line of stdout is the URL."""
+    parser = argparse.ArgumentParser(prog="python -m tests.fake_cdn", description=main.__doc__)
+    parser.add_argument("--mount", action="append", required=True, metavar="/PATH=FOLDER")
+    parser.add_argument("--delay-ms", type=float, default=0)
+    arguments = parser.parse_args()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: sys.exit(0))
+    mounts = [mount.partition("=")[::2] for mount in arguments.mount]
+    with FakeCDN(*mounts) as cdn:
+        cdn.delay_s = arguments.delay_ms / 1000
+        sys.stdout.write(f"{cdn.url}\n")
+        sys.stdout.flush()
+        sys.stdin.read()
+
+
+if __name__ == "__main__":
+    main()
