@@ -1,0 +1,176 @@
+"""Keep the files that are fetched once (records, manifests, the index) in one folder."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, BinaryIO, cast
+
+import fsspec
+from filelock import FileLock
+from fsspec.implementations.local import LocalFileSystem
+
+from pico_banana.errors import ReleaseError
+
+__all__ = ["RemoteFile", "cache_folder", "kept", "local_name", "replacing"]
+
+_TRIES = 5
+_BLOCK_BYTES = 4 * 1024 * 1024
+
+Progress = Callable[[int, "int | None"], None]
+"""Told the bytes so far and the bytes in all (None where unknown)."""
+
+
+def cache_folder() -> str:
+    """Return `PICO_BANANA_CACHE`, or `pico_banana_400k` beside the caches below `HF_HOME`."""
+    own = os.environ.get("PICO_BANANA_CACHE")
+    if own:
+        return os.path.expanduser(own)
+    base = os.environ.get("XDG_CACHE_HOME", "~/.cache")
+    home = os.environ.get("HF_HOME", os.path.join(base, "huggingface"))
+    return os.path.join(os.path.expanduser(home), "pico_banana_400k")
+
+
+@contextmanager
+def replacing(path: str) -> Iterator[str]:
+    """Give a temporary name beside `path` to write to; it becomes `path` when all went well.
+
+    Nobody ever sees a half-written file under the final name; on an error nothing is left.
+    """
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(
+        dir=os.path.dirname(path), prefix=f".{os.path.basename(path)}."
+    )
+    os.close(descriptor)
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        if os.path.exists(temporary):
+            os.unlink(temporary)
+
+
+def kept(name: str, make: Callable[[str], None]) -> str:
+    """Return the path of a cached file, made by `make(temporary path)` where it is not there.
+
+    Safe for processes that start at once: one makes the file, the others wait for it.
+    """
+    path = os.path.join(cache_folder(), name)
+    if not os.path.exists(path):
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with FileLock(path + ".lock"):
+            if not os.path.exists(path):
+                with replacing(path) as temporary:
+                    make(temporary)
+    return path
+
+
+def local_name(url: str, identity: str) -> str:
+    """Return a file name that tells this version of this URL from every other."""
+    digest = hashlib.sha256(f"{url}\n{identity}".encode()).hexdigest()[:24]
+    return f"{digest}-{os.path.basename(url.partition('?')[0])[-80:]}"
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """A file in a folder, behind http(s), or on any fsspec file system.
+
+    Attributes:
+        url: URL or local path.
+        storage_options: passed on to fsspec.
+    """
+
+    url: str
+    storage_options: Mapping[str, Any]
+
+    def _file_system(self) -> tuple[Any, str]:
+        options = dict(self.storage_options)
+        if self.url.startswith(("http://", "https://")):
+            # Proxies and CA bundles come from the environment.
+            options = {"client_kwargs": {"trust_env": True}}
+        try:
+            return cast("tuple[Any, str]", fsspec.core.url_to_fs(self.url, **options))
+        except (ImportError, ValueError, TypeError) as error:
+            raise ReleaseError(f"{self.url} cannot be opened: {error}", self.url) from None
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the file lies in a folder of this machine."""
+        return isinstance(self._file_system()[0], LocalFileSystem)
+
+    def identity(self) -> str:
+        """Return what changes when the file changes: its ETag, or its size and time."""
+        return cast("str", self._try("looked up", self._identity))
+
+    def _identity(self) -> str:
+        file_system, path = self._file_system()
+        file_system.invalidate_cache()
+        info = file_system.info(path)
+        for name in ("ETag", "etag", "md5", "checksum"):
+            if info.get(name):
+                return str(info[name])
+        changed = info.get("mtime") or info.get("LastModified") or info.get("created") or ""
+        return f"{info.get('size')}-{changed}"
+
+    def size_bytes(self) -> int | None:
+        """Return the file's size, None where its server does not say it."""
+        file_system, path = self._file_system()
+        size = self._try("looked up", lambda: file_system.info(path).get("size"))
+        return cast("int | None", size)
+
+    @contextmanager
+    def open(self) -> Iterator[BinaryIO]:
+        """Open the file for reading, from its first byte on."""
+        file_system, path = self._file_system()
+        file = self._try("opened", lambda: file_system.open(path, "rb"))
+        with file:
+            yield file
+
+    def copy(self, path: str, progress: Progress | None = None) -> None:
+        """Copy the whole file to a local path; `ReleaseError` where that fails for good."""
+        self._try("fetched", lambda: self._copy(path, progress))
+
+    def _copy(self, path: str, progress: Progress | None) -> None:
+        file_system, remote = self._file_system()
+        total = file_system.info(remote).get("size")
+        done = 0
+        with file_system.open(remote, "rb") as source, open(path, "wb") as target:
+            while block := source.read(_BLOCK_BYTES):
+                target.write(block)
+                done += len(block)
+                if progress is not None:
+                    progress(done, total)
+        if total is not None and done != total:
+            raise OSError(f"it should have {total} bytes, but {done} came")
+
+    def kept(self, folder: str, progress: Progress | None = None) -> str:
+        """Return a local path of the file: itself, or a copy in the cache folder."""
+        if self.is_local:
+            path = self._file_system()[1]
+            if not os.path.isfile(path):
+                raise ReleaseError(f"{self.url} is not there", self.url)
+            return path
+        name = os.path.join(folder, local_name(self.url, self.identity()))
+        return kept(name, lambda temporary: self.copy(temporary, progress))
+
+    def _try(self, verb: str, call: Callable[[], Any]) -> Any:
+        """Call until it works, a permanent failure shows, or the tries are used up."""
+        for again in range(_TRIES):
+            try:
+                return call()
+            except (FileNotFoundError, PermissionError, IsADirectoryError) as error:  # noqa: PERF203
+                raise ReleaseError(f"{self.url} cannot be {verb}: {error}", self.url) from None
+            except Exception as error:
+                # Every fsspec back end has its own exceptions; what they share is that trying
+                # again is safe, and that the last one's words help the user.
+                if again == _TRIES - 1 or isinstance(error, (ImportError, ReleaseError)):
+                    said = f"{type(error).__name__}: {error}".rstrip(": ")
+                    raise ReleaseError(f"{self.url} cannot be {verb}: {said}", self.url) from error
+                time.sleep(random.uniform(0.1, 0.3) * 2**again)  # noqa: S311
+        raise AssertionError("unreachable")

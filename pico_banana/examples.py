@@ -1,0 +1,153 @@
+"""Make an example, the row that a user sees, from a record and its fetched images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from pico_banana.errors import MissingImageError
+from pico_banana.fetch import Fetched
+from pico_banana.missing import Missing
+from pico_banana.open_images import Photo
+from pico_banana.records import Record
+from pico_banana.schema import category_of
+from pico_banana.sources import ImageRef, Sources
+
+__all__ = ["Example", "image_refs", "make_example"]
+
+OPEN_IMAGES_WAYS = ("folder", "tar", "bucket")
+
+Found = Fetched | Missing
+
+
+class Example(NamedTuple):
+    """What became of a record.
+
+    Attributes:
+        row: the columns' values by name, or None where the example is left out.
+        missing: the images that are missing, each with the column it belongs to.
+        way: by which way the input image came, None where it is missing.
+    """
+
+    row: dict[str, Any] | None
+    missing: tuple[tuple[str, Missing], ...]
+    way: str | None
+
+
+def image_refs(record: Record, photo: Photo | None, sources: Sources) -> list[ImageRef]:
+    """Return the references of a record's images: input, then edited ones, then rejected ones."""
+    paths = record.edited + record.rejected
+    return [sources.input(record, photo), *[sources.edited(path) for path in paths]]
+
+
+def make_example(
+    config: str,
+    record: Record,
+    photo: Photo | None,
+    found: Sequence[Found],
+    on_missing: str,
+) -> Example:
+    """Return the example of a record.
+
+    Args:
+        config: sft, preference or multi_turn.
+        record: the record.
+        photo: what Open Images says of its input.
+        found: an entry for each of `image_refs`, in that order.
+        on_missing: skip, null or fail.
+
+    With `skip`, an example without its input or any edited image is left out; a missing rejected
+    image leaves its parallel lists, and the example only when none is left. With `null` the image,
+    its size and its hash are null at their place, and its URL is kept.
+
+    Raises:
+        MissingImageError: an image is missing and `on_missing` is "fail".
+    """
+    input_image, edited, rejected = (
+        found[0],
+        found[1 : len(record.edited) + 1],
+        found[len(record.edited) + 1 :],
+    )
+    missing = _missing(config, input_image, edited, rejected)
+    if missing and on_missing == "fail":
+        raise _error(record, *missing[0])
+    way = input_image.way if isinstance(input_image, Fetched) else None
+    if on_missing == "skip":
+        rejected = [one for one in rejected if isinstance(one, Fetched)]
+        needed = [input_image, *edited]
+        if any(isinstance(one, Missing) for one in needed) or (record.rejected and not rejected):
+            return Example(None, missing, way)
+    row = {
+        "id": record.id,
+        "image_id": photo.image_id if photo else None,
+        "input_source": None if way is None else _source(way),
+        "attribution": photo.attribution() if photo else None,
+        **_one("input", input_image, _input_name(input_image, photo)),
+    }
+    if config == "multi_turn":
+        row |= {"edit_prompts": list(record.prompts), "num_turns": len(edited)}
+        row |= _many("edited", edited)
+    else:
+        row |= {
+            "edit_prompt": record.prompts[0],
+            "short_edit_prompt": record.short_prompt,
+            "edit_type": record.edit_type,
+            "edit_category": category_of(record.edit_type),
+            **_one("chosen" if config == "preference" else "edited", edited[0]),
+        }
+    if config == "preference":
+        row |= _many("rejected", rejected)
+    return Example(row, missing, way)
+
+
+def _source(way: str) -> str:
+    return "open_images" if way in OPEN_IMAGES_WAYS else way
+
+
+def _input_name(found: Found, photo: Photo | None) -> str | None:
+    """The base name of the published file that the bytes are: Open Images', or Flickr's."""
+    if isinstance(found, Fetched) and photo and found.way in OPEN_IMAGES_WAYS:
+        return f"{photo.image_id}.jpg"
+    return None
+
+
+def _image(found: Found, name: str | None = None) -> dict[str, Any] | None:
+    """An image column's value; a missing image is null, never a struct that names a file."""
+    return {"bytes": found.data, "path": name or found.name} if isinstance(found, Fetched) else None
+
+
+def _one(prefix: str, found: Found, name: str | None = None) -> dict[str, Any]:
+    had = isinstance(found, Fetched)
+    return {
+        f"{prefix}_image": _image(found, name),
+        f"{prefix}_url": found.url,
+        f"{prefix}_width": found.facts.width if had else None,
+        f"{prefix}_height": found.facts.height if had else None,
+        f"{prefix}_sha256": found.sha256 if had else None,
+    }
+
+
+def _many(prefix: str, found: Sequence[Found]) -> dict[str, Any]:
+    singles = [_one(prefix, one) for one in found]
+    names = ("image", "url", "width", "height", "sha256")
+    return {f"{prefix}_{name}s": [one[f"{prefix}_{name}"] for one in singles] for name in names}
+
+
+def _missing(
+    config: str, input_image: Found, edited: Sequence[Found], rejected: Sequence[Found]
+) -> tuple[tuple[str, Missing], ...]:
+    column = {"sft": "edited_image", "preference": "chosen_image", "multi_turn": "edited_images"}
+    named = [("input_image", input_image)]
+    named += [(column[config], one) for one in edited]
+    named += [("rejected_images", one) for one in rejected]
+    return tuple((name, one) for name, one in named if isinstance(one, Missing))
+
+
+def _error(record: Record, column: str, missing: Missing) -> MissingImageError:
+    where = f" ({record.line.where})" if record.line else ""
+    return MissingImageError(
+        f"{column} of {record.id}{where} is missing, and on_missing is fail: {missing.url} is "
+        f"{missing.reason.value} ({missing.detail}); use on_missing=skip or null to go on without",
+        missing.url,
+        missing.reason.value,
+    )

@@ -1,0 +1,411 @@
+"""Fetch images: many at once within every host's budget, checked, tried again, and in order.
+
+`Fetcher` is used from plain synchronous code. It runs an event loop in a thread of its own, which
+it starts at first use in each process: it may be made before a fork, and pickled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import random
+import threading
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from pico_banana.budgets import Budgets, HostBudgets, LeasedBudgets
+from pico_banana.images import FlawError, ImageFacts, inspect
+from pico_banana.missing import Missing, MissingReason
+from pico_banana.settings import FetchPolicy, Settings
+from pico_banana.sources import ImageRef, Place, Sources
+from pico_banana.transport import AddressGuard, AskError, NeedRoomError, Transport
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = ["Fetched", "Fetcher", "Tally"]
+
+_FIRST_GUESS_BYTES = 3 * 1024 * 1024
+
+
+class Fetched(NamedTuple):
+    """An image that was had.
+
+    Attributes:
+        url: its published address.
+        name: its published file's base name.
+        data: the published bytes.
+        sha256: hex digest of the bytes.
+        facts: its format and its size in pixels.
+        way: by which way it came: cdn, folder, bucket or flickr.
+        tries: requests made for it in all.
+    """
+
+    url: str
+    name: str
+    data: bytes
+    sha256: str
+    facts: ImageFacts
+    way: str
+    tries: int
+
+
+@dataclass
+class Tally:
+    """What a fetcher has done so far; read from any thread."""
+
+    images: int = 0
+    size_bytes: int = 0
+    missing: int = 0
+    requests: int = 0
+
+
+class _Room:
+    """Bounds the bytes that are fetched and not yet handed over, in one event loop.
+
+    What the reader waits for is always let in, so that images behind it, which fill the room,
+    can never lock it out.
+    """
+
+    def __init__(self, limit_bytes: int) -> None:
+        self._limit = limit_bytes
+        self._waiting: list[asyncio.Future[None]] = []
+        self._mean = float(_FIRST_GUESS_BYTES)
+        self.taken = 0
+        self.head = -1
+
+    def guess(self) -> int:
+        """What to set aside for an image whose size is not known yet."""
+        return min(int(2 * self._mean), self._limit // 8)
+
+    def learn(self, size: int) -> None:
+        self._mean += (size - self._mean) / 16
+
+    def admits(self, size: int, order: int) -> bool:
+        return order <= self.head or self.taken + size <= self._limit
+
+    async def wait(self, size: int, order: int) -> None:
+        while not self.admits(size, order):
+            waiting: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiting.append(waiting)
+            await waiting
+
+    def give(self, size: int) -> None:
+        self.taken -= size
+        self._wake()
+
+    def advance(self, head: int) -> None:
+        self.head = max(self.head, head)
+        self._wake()
+
+    def _wake(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for one in waiting:
+            if not one.done():
+                one.set_result(None)
+
+
+class _Ticket:
+    """One image's share of the room."""
+
+    def __init__(self, room: _Room, order: int) -> None:
+        self._room, self._order, self.taken = room, order, 0
+
+    async def take(self, size: int) -> None:
+        """Wait for room of so many bytes in all."""
+        self.give()
+        await self._room.wait(size, self._order)
+        self._set(size)
+
+    def grow(self, size: int) -> bool:
+        """Take more without waiting, or say no."""
+        if size > self.taken:
+            if not self._room.admits(size - self.taken, self._order):
+                return False
+            self._set(size)
+        return True
+
+    def settle(self, size: int) -> None:
+        """Keep exactly so many bytes."""
+        self._room.learn(size)
+        self._set(size)
+        self._room.give(0)
+
+    def give(self) -> None:
+        self._room.give(self.taken)
+        self.taken = 0
+
+    def _set(self, size: int) -> None:
+        self._room.taken += size - self.taken
+        self.taken = size
+
+
+Result = tuple["Fetched | Missing", _Ticket]
+
+
+class _Engine:
+    """The asynchronous half: fetches one reference through its places and tries."""
+
+    def __init__(self, settings: Settings, budgets: Budgets, tally: Tally, *, decode: bool) -> None:
+        self._policy: FetchPolicy = settings.fetch
+        self._decode, self._tally, self._budgets = decode, tally, budgets
+        self._pool = ThreadPoolExecutor(4, thread_name_prefix="pico-banana-look")
+        sources = Sources(settings)
+        guard = AddressGuard(sources.allowed_hosts(), sources.named_hosts())
+        self._transport = Transport(guard, budgets, settings, self._pool)
+        self.room = _Room(self._policy.held_bytes)
+
+    async def close(self) -> None:
+        await self._transport.close()
+        await self._budgets.close()
+        self._pool.shutdown(cancel_futures=True)
+
+    async def fetch(self, ref: ImageRef, order: int) -> Result:
+        ticket = _Ticket(self.room, order)
+        try:
+            result = await self._fetch(ref, ticket)
+        except BaseException:
+            ticket.give()
+            raise
+        if isinstance(result, Fetched):
+            self._tally.images += 1
+            self._tally.size_bytes += len(result.data)
+            ticket.settle(len(result.data))
+        else:
+            self._tally.missing += 1
+            ticket.give()
+        return result, ticket
+
+    async def _fetch(self, ref: ImageRef, ticket: _Ticket) -> Fetched | Missing:
+        """Try the places in order; the next one only where the image is known to be absent."""
+        result: Fetched | Missing = Missing(ref.url, ref.absent, 0, None, "no place to try")
+        tries = 0
+        for place in ref.places:
+            outcome = await self._from_place(ref, place, ticket)
+            tries += outcome.tries
+            result = outcome._replace(tries=tries)
+            if isinstance(result, Fetched) or not result.reason.is_absence:
+                break
+        return result
+
+    async def _from_place(self, ref: ImageRef, place: Place, ticket: _Ticket) -> Fetched | Missing:
+        tries = 0
+        while True:
+            tries += 1
+            try:
+                return await self._once(ref, place, ticket, tries)
+            except NeedRoomError as need:
+                await ticket.take(need.size_bytes)
+            except AskError as error:
+                ticket.give()
+                reason = error.reason
+                if place.way == "folder" and reason is MissingReason.NOT_FOUND:
+                    reason = MissingReason.NOT_LISTED
+                retries = reason.retries
+                if tries > (self._policy.retries if retries is None else retries):
+                    return Missing(ref.url, reason, tries, place.address, error.detail)
+                await asyncio.sleep(self._backoff_s(tries))
+
+    def _backoff_s(self, tries: int) -> float:
+        longest: float = min(
+            self._policy.backoff_s * 2.0 ** (tries - 1), self._policy.backoff_max_s
+        )
+        return longest * random.uniform(0.5, 1)  # noqa: S311  (jitter, no secret)
+
+    async def _once(self, ref: ImageRef, place: Place, ticket: _Ticket, tries: int) -> Fetched:
+        if not ticket.taken:
+            await ticket.take(self.room.guess())
+        self._tally.requests += 1
+        data = await self._transport.ask(place.address, ticket.grow)
+        loop = asyncio.get_running_loop()
+        sha256, facts = await loop.run_in_executor(self._pool, self._look, data)
+        return Fetched(ref.url, ref.name, data, sha256, facts, place.way, tries)
+
+    def _look(self, data: bytes) -> tuple[str, ImageFacts]:
+        sha256 = hashlib.sha256(data).hexdigest()
+        if sha256 in self._policy.placeholder_sha256s:
+            raise AskError(MissingReason.PLACEHOLDER, "the bytes are a known placeholder's")
+        try:
+            facts = inspect(data, decode=self._decode, max_pixels=self._policy.max_pixels)
+        except FlawError as flaw:
+            raise AskError(flaw.reason, flaw.detail) from None
+        return sha256, facts
+
+
+@dataclass
+class _Running:
+    """An engine, its loop and its thread, in one process."""
+
+    pid: int
+    loop: asyncio.AbstractEventLoop
+    thread: threading.Thread
+    engine: _Engine
+
+
+@dataclass
+class _Shared:
+    """One address under way or held, and how many examples still want it."""
+
+    future: Future[Result]
+    order: int
+    uses: int = 0
+
+
+@dataclass
+class _Window:
+    """The groups under way, in order, and what they share."""
+
+    groups: deque[list[ImageRef]] = field(default_factory=deque)
+    shared: dict[ImageRef, _Shared] = field(default_factory=dict)
+    images: int = 0
+
+
+class Fetcher:
+    """Fetches images in order, many at once.
+
+    Args:
+        settings: sources, concurrency, mirrors, fetch policy.
+        decode: decode every image in full, besides looking at its structure.
+        leases: address of a run's `LeaseServer`; None keeps budgets for this process alone.
+
+    Attributes:
+        tally: images, bytes, missing and requests so far, in this process.
+
+    Safe to make before a fork and to pickle: each process starts its own thread at first use. One
+    thread at a time may use it.
+    """
+
+    def __init__(
+        self, settings: Settings, *, decode: bool = False, leases: str | None = None
+    ) -> None:
+        self._settings, self._decode, self._leases = settings, decode, leases
+        self._order = 0
+        self._running: _Running | None = None
+        self.tally = Tally()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A thread does not travel: the copy starts its own."""
+        return {**self.__dict__, "_running": None, "tally": Tally()}
+
+    def __enter__(self) -> Self:
+        """Return itself; the thread starts at first use."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close."""
+        self.close()
+
+    def close(self) -> None:
+        """Stop fetching, close connections, and end the thread."""
+        running, self._running = self._running, None
+        if running is not None and running.pid == os.getpid():
+            asyncio.run_coroutine_threadsafe(_stop(running.engine), running.loop).result()
+            running.loop.call_soon_threadsafe(running.loop.stop)
+            running.thread.join()
+            running.loop.close()
+
+    def in_order(self, groups: Iterable[Sequence[ImageRef]]) -> Iterator[list[Fetched | Missing]]:
+        """Yield, for each group of references, its results, in the groups' order.
+
+        An address is fetched once where `groups` is a sequence (a shard's), whose needs are known
+        beforehand; where it is an iterator, once among the groups under way. When the reader
+        stops, what is under way is cancelled.
+        """
+        window = _Window()
+        planned = (
+            Counter(ref for group in groups for ref in group)
+            if isinstance(groups, Sequence)
+            else None
+        )
+        source = iter(groups)
+        running = self._start()
+        with self._ending(window, running):
+            exhausted = False
+            while True:
+                while not exhausted and (
+                    window.images < 2 * self._settings.concurrency or not window.groups
+                ):
+                    group = next(source, None)
+                    if group is None:
+                        exhausted = True
+                    else:
+                        self._submit(running, window, list(group), planned)
+                if not window.groups:
+                    return
+                yield self._take(running, window)
+
+    def _submit(
+        self,
+        running: _Running,
+        window: _Window,
+        group: list[ImageRef],
+        planned: Counter[ImageRef] | None,
+    ) -> None:
+        for ref in group:
+            shared = window.shared.get(ref)
+            if shared is None:
+                self._order += 1
+                work = running.engine.fetch(ref, self._order)
+                future = asyncio.run_coroutine_threadsafe(work, running.loop)
+                shared = _Shared(future, self._order, planned[ref] if planned else 0)
+                window.shared[ref] = shared
+            if planned is None:
+                shared.uses += 1
+        window.groups.append(group)
+        window.images += len(group)
+
+    def _take(self, running: _Running, window: _Window) -> list[Fetched | Missing]:
+        group = window.groups.popleft()
+        window.images -= len(group)
+        found = [window.shared[ref] for ref in group]
+        if group:
+            head = max(shared.order for shared in found)
+            running.loop.call_soon_threadsafe(running.engine.room.advance, head)
+        results = []
+        for ref, shared in zip(group, found, strict=True):
+            result, ticket = shared.future.result()
+            results.append(result)
+            shared.uses -= 1
+            if not shared.uses:
+                del window.shared[ref]
+                running.loop.call_soon_threadsafe(ticket.give)
+        return results
+
+    @contextmanager
+    def _ending(self, window: _Window, running: _Running) -> Iterator[None]:
+        """Cancel what is still under way when the reader stops, and give its room back."""
+        try:
+            yield
+        finally:
+            for shared in window.shared.values():
+                if not shared.future.cancel() and not shared.future.exception():
+                    running.loop.call_soon_threadsafe(shared.future.result()[1].give)
+
+    def _start(self) -> _Running:
+        if self._running is None or self._running.pid != os.getpid():
+            loop = asyncio.new_event_loop()
+            thread = threading.Thread(
+                target=loop.run_forever, name="pico-banana-fetch", daemon=True
+            )
+            thread.start()
+            engine = asyncio.run_coroutine_threadsafe(self._make_engine(), loop).result()
+            self._running = _Running(os.getpid(), loop, thread, engine)
+        return self._running
+
+    async def _make_engine(self) -> _Engine:
+        hosts = self._settings.fetch.hosts
+        budgets: Budgets = LeasedBudgets(self._leases) if self._leases else HostBudgets(hosts)
+        return _Engine(self._settings, budgets, self.tally, decode=self._decode)
+
+
+async def _stop(engine: _Engine) -> None:
+    under_way = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in under_way:
+        task.cancel()
+    await asyncio.gather(*under_way, return_exceptions=True)
+    await engine.close()

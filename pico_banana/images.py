@@ -1,0 +1,133 @@
+"""Look into an image's bytes: a known format, whole, its size as `datasets` decodes it."""
+
+from __future__ import annotations
+
+import io
+import struct
+import warnings
+import zlib
+from typing import NamedTuple
+
+from PIL import ExifTags, Image, UnidentifiedImageError
+
+from pico_banana.missing import MissingReason
+
+__all__ = ["FlawError", "ImageFacts", "inspect"]
+
+# What photos and edits come as. Pillow knows more formats, some of which run other programs.
+_FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM")
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_PNG_CHUNK_EXTRA = 12  # length, type and CRC around a chunk's data
+_SIDEWAYS = range(5, 9)  # EXIF orientations that swap width and height
+
+
+class FlawError(Exception):
+    """The bytes are no whole image; `reason` says in which way."""
+
+    def __init__(self, reason: MissingReason, detail: str) -> None:
+        super().__init__(detail)
+        self.reason, self.detail = reason, detail
+
+
+class ImageFacts(NamedTuple):
+    """What a whole image is.
+
+    Attributes:
+        format: Pillow's name of its format.
+        width: in pixels, after its EXIF orientation, as `datasets` decodes it.
+        height: likewise.
+        mark: what is unusual though the image decodes ("no_end_marker"), else None.
+    """
+
+    format: str
+    width: int
+    height: int
+    mark: str | None = None
+
+
+def inspect(data: bytes, *, decode: bool, max_pixels: int) -> ImageFacts:
+    """Return the facts of a whole image.
+
+    A PNG is whole up to its IEND with right CRCs, a JPEG up to its end marker; a JPEG that lacks
+    the marker is kept, and marked, where it decodes. Other formats are decoded.
+
+    Args:
+        data: the published bytes.
+        decode: decode the picture in full, whatever its format.
+        max_pixels: a larger picture is refused before anything is decoded.
+
+    Raises:
+        FlawError: not_an_image, corrupt, truncated or too_many_pixels.
+    """
+    try:
+        with warnings.catch_warnings():
+            # Our own limit holds, whatever Pillow's is.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            return _inspect(data, decode=decode, max_pixels=max_pixels)
+    except UnidentifiedImageError:
+        start = data[:16]
+        raise FlawError(
+            MissingReason.NOT_AN_IMAGE, f"{len(data)} bytes that are no image, starting {start!r}"
+        ) from None
+    except Image.DecompressionBombError as error:
+        raise FlawError(MissingReason.TOO_MANY_PIXELS, str(error)) from None
+    except (OSError, ValueError, SyntaxError, struct.error, EOFError, IndexError) as error:
+        # What Pillow's decoders raise on broken bytes is not one class.
+        reason = MissingReason.TRUNCATED if "truncated" in str(error) else MissingReason.CORRUPT
+        raise FlawError(reason, str(error)) from None
+
+
+def _inspect(data: bytes, *, decode: bool, max_pixels: int) -> ImageFacts:
+    mark = None
+    has_exif = True
+    if data.startswith(_PNG_SIGNATURE):
+        # Before Pillow looks: its own header parsing reports a cut PNG in many ways.
+        has_exif = _check_png(data)
+    with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+        width, height = image.size
+        if width * height > max_pixels:
+            raise FlawError(
+                MissingReason.TOO_MANY_PIXELS, f"{width} x {height} pixels, at most {max_pixels}"
+            )
+        kind = image.format or ""
+        if kind in ("JPEG", "MPO"):
+            mark = _jpeg_mark(data)
+            decode = decode or mark is not None
+        elif kind != "PNG":
+            decode = True
+        if decode:
+            image.load()
+        # Pillow reads a PNG's pixels to find EXIF behind them: ask only where there is some.
+        if has_exif and image.getexif().get(ExifTags.Base.Orientation) in _SIDEWAYS:
+            width, height = height, width
+    return ImageFacts(kind, width, height, mark)
+
+
+def _check_png(data: bytes) -> bool:
+    """Walk a PNG's chunks to IEND, checking their CRCs; return whether it may hold EXIF."""
+    position = len(_PNG_SIGNATURE)
+    has_exif = False
+    view = memoryview(data)
+    while True:
+        if position + _PNG_CHUNK_EXTRA > len(data):
+            raise FlawError(MissingReason.TRUNCATED, "the PNG ends before its IEND chunk")
+        (length,) = struct.unpack_from(">I", data, position)
+        kind = data[position + 4 : position + 8]
+        end = position + _PNG_CHUNK_EXTRA + length
+        if not kind.isalpha():
+            raise FlawError(MissingReason.CORRUPT, f"the PNG has a chunk named {kind!r}")
+        if end > len(data):
+            raise FlawError(MissingReason.TRUNCATED, f"the PNG ends inside its {kind!r} chunk")
+        (stated,) = struct.unpack_from(">I", data, end - 4)
+        if zlib.crc32(view[position + 4 : end - 4]) != stated:
+            raise FlawError(MissingReason.CORRUPT, f"the PNG's {kind!r} chunk has a wrong CRC")
+        if kind == b"IEND":
+            return has_exif
+        has_exif = has_exif or kind in (b"eXIf", b"tEXt", b"zTXt", b"iTXt")
+        position = end
+
+
+def _jpeg_mark(data: bytes) -> str | None:
+    if data.endswith(b"\xff\xd9"):
+        return None
+    return "bytes_after_end" if b"\xff\xd9" in data[-65536:] else "no_end_marker"

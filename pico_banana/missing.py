@@ -1,0 +1,74 @@
+"""Name why an image is missing: typed reasons, counted, never the text of an exception."""
+
+from __future__ import annotations
+
+import enum
+from typing import NamedTuple
+
+__all__ = ["Missing", "MissingReason"]
+
+
+class MissingReason(str, enum.Enum):
+    """Why an image could not be had, as of the last place that was tried."""
+
+    NOT_FOUND = "not_found"  # 404, 410
+    PLACEHOLDER = "placeholder"  # Flickr's "photo unavailable", which may come with status 200
+    NOT_LISTED = "not_listed"  # no ImageID, or not in the folder
+    THROTTLED = "throttled"
+    SERVER_ERROR = "server_error"
+    TIMEOUT = "timeout"
+    CONNECTION = "connection"
+    TRUNCATED = "truncated"
+    NOT_AN_IMAGE = "not_an_image"
+    CORRUPT = "corrupt"
+    FORBIDDEN = "forbidden"
+    FORBIDDEN_ADDRESS = "forbidden_address"
+    TOO_LARGE = "too_large"
+    TOO_MANY_PIXELS = "too_many_pixels"
+    UNRESOLVED = "unresolved"  # no place could be tried at all
+
+    @property
+    def is_transient(self) -> bool:
+        """Whether the same request may work later; only such failures are tried again."""
+        return self in _TRANSIENT
+
+    @property
+    def is_absence(self) -> bool:
+        """Whether the image is known not to be there; only then is the next place tried."""
+        return self in _ABSENT
+
+    @property
+    def retries(self) -> int | None:
+        """How often at most it is tried again; None leaves that to the policy."""
+        if self in _ONCE_MORE:
+            return 1
+        return None if self.is_transient else 0
+
+
+_ABSENT = {MissingReason.NOT_FOUND, MissingReason.PLACEHOLDER, MissingReason.NOT_LISTED}
+_ONCE_MORE = {MissingReason.NOT_AN_IMAGE, MissingReason.CORRUPT}
+_TRANSIENT = {
+    MissingReason.THROTTLED,
+    MissingReason.SERVER_ERROR,
+    MissingReason.TIMEOUT,
+    MissingReason.CONNECTION,
+    MissingReason.TRUNCATED,
+}
+
+
+class Missing(NamedTuple):
+    """An image that could not be had.
+
+    Attributes:
+        url: its published address.
+        reason: why, as of the last place tried.
+        tries: requests made for it in all, at least 0.
+        address: the last address that was tried, None where none could be.
+        detail: what happened there, in words for a person.
+    """
+
+    url: str
+    reason: MissingReason
+    tries: int
+    address: str | None
+    detail: str

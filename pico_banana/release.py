@@ -1,0 +1,117 @@
+"""Open a release: its JSONL files by ranges of bytes, its manifests by a path's tail."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import os
+from collections.abc import Iterator
+from typing import BinaryIO
+
+from pico_banana.cache import RemoteFile
+from pico_banana.errors import ReleaseError
+from pico_banana.records import (
+    PUBLISHED_BASE,
+    BadRecord,
+    Line,
+    Record,
+    parse_line,
+    split_lines,
+)
+from pico_banana.settings import Settings
+from pico_banana.sources import join, mirrored
+
+__all__ = ["Manifest", "Release"]
+
+
+class Manifest:
+    """The manifest of one config, looked up by a path's tail; read when first needed.
+
+    Attributes:
+        found: the paths that were looked up and found, with what they resolve to.
+    """
+
+    def __init__(self, file: RemoteFile) -> None:
+        self._file = file
+        self.found: dict[str, str] = {}
+
+    @functools.cached_property
+    def _by_name(self) -> dict[str, list[str]]:
+        by_name: dict[str, list[str]] = {}
+        with open(self._file.kept("manifest"), encoding="utf-8-sig", errors="replace") as file:
+            for line in file:
+                # One URL a line; what stands before the release's own part differs by host only.
+                _, found, rest = line.strip().partition("/images/")
+                if found:
+                    by_name.setdefault(rest.rpartition("/")[2], []).append(f"images/{rest}")
+        return by_name
+
+    def resolve(self, path: str) -> str | None:
+        """Return the listed path that shares the longest tail with `path`; None for none or two."""
+        parts = path.split("/")[::-1]
+        best: list[str] = []
+        longest = 0
+        for listed in dict.fromkeys(self._by_name.get(parts[0], [])):
+            pairs = zip(parts, listed.split("/")[::-1], strict=False)
+            shared = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
+            if shared > longest:
+                best, longest = [listed], shared
+            elif shared == longest:
+                best.append(listed)
+        if len(best) != 1:
+            return None
+        self.found[path] = best[0]
+        return best[0]
+
+
+class Release:
+    """The files of a release at the place that the settings name.
+
+    Reads over http(s), any fsspec URL, or from a folder. Raises `ReleaseError`, which names the
+    URL, where the release does not answer or is none.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self.base = mirrored(settings.cdn, settings.mirrors)
+
+    def file(self, path: str) -> RemoteFile:
+        """Return a file of the release by its path below the base."""
+        options = self._settings.storage_options
+        return RemoteFile(join(self.base, path), options)
+
+    def jsonl(self, config: str) -> RemoteFile:
+        """Return a config's JSONL file; a local folder must hold it."""
+        file = self.file(self._settings.for_config(config).jsonl)
+        if file.is_local and not os.path.isfile(file.url):
+            raise ReleaseError(
+                f"cdn must be a folder that holds {self._settings.for_config(config).jsonl} "
+                f"(as under {PUBLISHED_BASE}), but {file.url} is not there",
+                file.url,
+            )
+        return file
+
+    def manifest(self, config: str) -> Manifest:
+        """Return a config's manifest, which is read only when a path must be looked up."""
+        return Manifest(self.file(self._settings.for_config(config).manifest))
+
+    def records(
+        self, config: str, start: int = 0, end: int | None = None
+    ) -> Iterator[Record | BadRecord]:
+        """Yield the records and bad lines of a range of bytes, in the file's order.
+
+        A line belongs to the range in which its first byte lies, so ranges that touch give every
+        line once. Blank lines are left out.
+        """
+        resolve = self.manifest(config).resolve
+        with self.jsonl(config).open() as file:
+            for line in read_lines(file, start, end):
+                if line.raw is None or line.raw.strip():
+                    yield parse_line(config, line, resolve)
+
+
+def read_lines(file: BinaryIO, start: int = 0, end: int | None = None) -> Iterator[Line]:
+    """Yield the lines of a seekable file whose first byte lies in [start, end)."""
+    if start:
+        file.seek(start - 1)
+    return split_lines(file.read, start, end)

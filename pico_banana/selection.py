@@ -1,0 +1,100 @@
+"""Decide which records are taken, in which order, and in which split; pure, no I/O."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from pico_banana.records import Record
+from pico_banana.settings import Settings
+
+__all__ = ["SPLITS", "Cut", "Selection", "cut", "split_of"]
+
+SPLITS = ("train", "validation")
+
+
+def split_of(photo: str, validation: float) -> str:
+    """Return the split of a photo, by its file name (the last segment of its Flickr URL).
+
+    A photo is in validation where the first 8 bytes, big-endian, of the sha256 of its name,
+    divided by 2^64, are less than the share. So a photo is on one side in all configs, and a
+    growing share moves photos only from train to validation.
+    """
+    if not validation:
+        return "train"
+    digest = hashlib.sha256(photo.encode()).digest()
+    return "validation" if int.from_bytes(digest[:8], "big") / 2**64 < validation else "train"
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which records the user wants, from the settings: filters first, then offset and limit.
+
+    Attributes:
+        edit_types: exact edit types to keep; None keeps all.
+        edit_categories: exact categories to keep; None keeps all.
+        ids: ids or ImageIDs to keep; None keeps all.
+        exclude_ids: ids or ImageIDs to leave out, after the cut into shards.
+    """
+
+    edit_types: frozenset[str] | None
+    edit_categories: frozenset[str] | None
+    ids: frozenset[str] | None
+    exclude_ids: frozenset[str]
+    offset: int
+    limit: int | None
+    validation: float
+
+    @classmethod
+    def of(cls, settings: Settings) -> Selection:
+        """Return the selection that the settings ask for."""
+
+        def chosen(values: Sequence[str] | None) -> frozenset[str] | None:
+            return None if values is None else frozenset(values)
+
+        return cls(
+            edit_types=chosen(settings.edit_types),
+            edit_categories=chosen(settings.edit_categories),
+            ids=chosen(settings.ids),
+            exclude_ids=frozenset(settings.exclude_ids or ()),
+            offset=settings.offset,
+            limit=settings.limit,
+            validation=settings.validation,
+        )
+
+    @property
+    def end(self) -> int | None:
+        """How many kept records are looked at before the rest is left out; None: all."""
+        return None if self.limit is None else self.offset + self.limit
+
+    def keeps(self, record: Record, category: str | None, image_id: str | None) -> bool:
+        """Whether a record passes the filters: edit types, categories, ids."""
+        if self.edit_types is not None and record.edit_type not in self.edit_types:
+            return False
+        if self.edit_categories is not None and category not in self.edit_categories:
+            return False
+        return self.ids is None or record.id in self.ids or image_id in self.ids
+
+    def takes(self, place: int) -> bool:
+        """Whether offset and limit take the record at this place (from 0) among the kept ones."""
+        return place >= self.offset and (self.end is None or place < self.end)
+
+    def excludes(self, record: Record, image_id: str | None) -> bool:
+        """Whether a taken record is left out of its shard."""
+        return record.id in self.exclude_ids or image_id in self.exclude_ids
+
+
+class Cut(NamedTuple):
+    """Where one shard begins and ends among the taken records of its split; `stop` is exclusive."""
+
+    index: int
+    start: int
+    stop: int
+
+
+def cut(count: int, records_per_shard: int) -> Iterator[Cut]:
+    """Yield the shards of a split of `count` taken records."""
+    for index, start in enumerate(range(0, count, records_per_shard)):
+        yield Cut(index, start, min(start + records_per_shard, count))

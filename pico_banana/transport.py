@@ -1,0 +1,310 @@
+"""Ask one place once for an image's bytes: over HTTP with checked redirects, or from a file."""
+
+from __future__ import annotations
+
+import asyncio
+import email.utils
+import fnmatch
+import ipaddress
+import os
+import socket
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from urllib.parse import urlsplit
+
+import aiohttp
+import fsspec
+from aiohttp.abc import AbstractResolver, ResolveResult
+from yarl import URL
+
+from pico_banana import __version__
+from pico_banana.budgets import Budgets, Outcome, host_of
+from pico_banana.missing import MissingReason
+from pico_banana.settings import Settings
+
+__all__ = ["AddressGuard", "AskError", "NeedRoomError", "Transport"]
+
+USER_AGENT = f"pico-banana-400k/{__version__}"
+_REDIRECTS = {301, 302, 303, 307, 308}
+_STATUS = {
+    404: MissingReason.NOT_FOUND,
+    408: MissingReason.TIMEOUT,
+    410: MissingReason.NOT_FOUND,
+    429: MissingReason.THROTTLED,
+}
+_CLIENT_ERROR, _SERVER_ERROR = range(400, 500), range(500, 600)
+_BLOCK_BYTES = 256 * 1024
+
+Grow = Callable[[int], bool]
+"""Asks whether an answer may grow to so many bytes in memory now."""
+
+
+class AskError(Exception):
+    """One request did not bring the image; `retry_after_s` is what the host asked for, or 0."""
+
+    def __init__(self, reason: MissingReason, detail: str, retry_after_s: float = 0) -> None:
+        super().__init__(detail)
+        self.reason, self.detail, self.retry_after_s = reason, detail, retry_after_s
+
+
+class NeedRoomError(Exception):
+    """The answer is larger than the memory that was set aside: ask again with `size_bytes`."""
+
+    def __init__(self, size_bytes: int) -> None:
+        super().__init__(f"{size_bytes} bytes")
+        self.size_bytes = size_bytes
+
+
+class AddressGuard:
+    """Which addresses may be asked: allowed hosts; private ones only where the user named them.
+
+    Args:
+        allowed: globs of host names.
+        named: host names that the user gave, which may be private or loopback addresses.
+    """
+
+    def __init__(self, allowed: Sequence[str], named: Sequence[str]) -> None:
+        self._allowed, self._named = allowed, frozenset(name.lower() for name in named)
+
+    def check(self, url: str) -> None:
+        """Raise `AskError` (forbidden_address) for a URL that may not be asked."""
+        parts = urlsplit(url)
+        host = (parts.hostname or "").lower()
+        if parts.scheme not in ("http", "https") or parts.username or parts.password:
+            raise AskError(MissingReason.FORBIDDEN_ADDRESS, f"{parts.scheme}: may not be asked")
+        if host not in self._named and not any(
+            fnmatch.fnmatchcase(host, glob.lower()) for glob in self._allowed
+        ):
+            raise AskError(MissingReason.FORBIDDEN_ADDRESS, f"host {host} may not be asked")
+        if self.is_private(host) and host not in self._named:
+            raise AskError(MissingReason.FORBIDDEN_ADDRESS, f"address {host} is private")
+
+    def admits(self, host: str, address: str) -> bool:
+        """Whether a host name may resolve to an address."""
+        return host.lower() in self._named or not self.is_private(address)
+
+    @staticmethod
+    def is_private(address: str) -> bool:
+        """Whether a text is the literal of an address that is not on the public internet."""
+        try:
+            parsed = ipaddress.ip_address(address.partition("%")[0])
+        except ValueError:
+            return False
+        if isinstance(parsed, ipaddress.IPv6Address) and parsed.ipv4_mapped is not None:
+            parsed = parsed.ipv4_mapped
+        return not parsed.is_global
+
+
+class _PrivateAddressError(OSError):
+    """A host name resolved to a private address only."""
+
+
+class _GuardedResolver(AbstractResolver):
+    """Resolves names as ever, and leaves out the addresses that the guard does not admit."""
+
+    def __init__(self, guard: AddressGuard) -> None:
+        self._guard, self._resolver = guard, aiohttp.ThreadedResolver()
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        found = await self._resolver.resolve(host, port, family)
+        admitted = [entry for entry in found if self._guard.admits(host, entry["host"])]
+        if found and not admitted:
+            raise _PrivateAddressError(f"{host} resolves to a private address")
+        return admitted
+
+    async def close(self) -> None:
+        await self._resolver.close()
+
+
+class Transport:
+    """Asks places for bytes, within the hosts' budgets; made and used in one event loop."""
+
+    def __init__(
+        self,
+        guard: AddressGuard,
+        budgets: Budgets,
+        settings: Settings,
+        pool: Executor,
+    ) -> None:
+        policy = settings.fetch
+        self._policy, self._guard, self._budgets, self._pool = policy, guard, budgets, pool
+        self._storage_options = settings.storage_options
+        # Taken after the host's lease, so that a slow host's queue takes no slot from others.
+        self._slots = asyncio.Semaphore(settings.concurrency)
+        self._session = aiohttp.ClientSession(
+            # The budgets bound connections, not aiohttp.
+            connector=aiohttp.TCPConnector(
+                limit=0, resolver=_GuardedResolver(guard), ttl_dns_cache=300
+            ),
+            headers={"User-Agent": USER_AGENT, "Accept-Encoding": "identity"},
+            timeout=aiohttp.ClientTimeout(
+                total=policy.total_timeout_s,
+                sock_connect=policy.connect_timeout_s,
+                sock_read=policy.read_timeout_s,
+            ),
+            trust_env=True,
+            read_bufsize=_BLOCK_BYTES,
+        )
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._session.close()
+
+    async def ask(self, address: str, grow: Grow) -> bytes:
+        """Return the bytes at an address, a URL or a local path.
+
+        Raises:
+            AskError: with the reason, where they could not be had.
+            NeedRoomError: `grow` refused.
+        """
+        if address.startswith(("http://", "https://")):
+            return await self._follow(address, grow)
+        if "://" not in address:
+            async with self._slots:
+                return await self._read_file(address, grow)
+        host = host_of(address)
+        await self._budgets.acquire(host)
+        try:
+            async with self._slots:
+                return await self._read_fsspec(address, grow)
+        finally:
+            self._budgets.release(host, Outcome.OK)
+
+    async def _follow(self, url: str, grow: Grow) -> bytes:
+        for _ in range(self._policy.max_redirects + 1):
+            self._guard.check(url)
+            answer = await self._request(url, grow)
+            if isinstance(answer, bytes):
+                return answer
+            url = answer
+            if "photo_unavailable" in url:
+                raise AskError(MissingReason.PLACEHOLDER, f"redirected to {url}")
+        raise AskError(MissingReason.FORBIDDEN, f"more than {self._policy.max_redirects} redirects")
+
+    async def _request(self, url: str, grow: Grow) -> bytes | str:
+        """Make one request; return the body, or the address that it redirects to."""
+        host = host_of(url)
+        await self._budgets.acquire(host)
+        outcome, pause_s = Outcome.FAILED, 0.0
+        try:
+            # Paths are quoted already; only an address that is not ASCII needs yarl's help.
+            target = URL(url, encoded=url.isascii())
+            async with (
+                self._slots,
+                self._session.get(target, allow_redirects=False) as response,
+            ):
+                if response.status in _REDIRECTS and "Location" in response.headers:
+                    outcome = Outcome.OK
+                    return str(target.join(URL(response.headers["Location"])))
+                self._check_status(response)
+                body = await self._read(response, grow)
+            outcome = Outcome.OK
+        except AskError as error:
+            throttled = error.reason is MissingReason.THROTTLED
+            outcome = Outcome.THROTTLED if throttled else Outcome.FAILED
+            pause_s = error.retry_after_s
+            raise
+        except NeedRoomError:
+            outcome = Outcome.OK
+            raise
+        except (aiohttp.ClientError, asyncio.TimeoutError, OSError, ValueError) as error:
+            raise _as_ask_error(error) from None
+        finally:
+            self._budgets.release(host, outcome, pause_s)
+        return body
+
+    def _check_status(self, response: aiohttp.ClientResponse) -> None:
+        status = response.status
+        if status == 200:  # noqa: PLR2004
+            return
+        if status in _STATUS:
+            reason = _STATUS[status]
+        elif status in _CLIENT_ERROR:
+            reason = MissingReason.FORBIDDEN
+        else:
+            reason = MissingReason.SERVER_ERROR
+        wait_s = 0.0
+        if status == 429 or status in _SERVER_ERROR:  # noqa: PLR2004
+            wait_s = _retry_after_s(response.headers.get("Retry-After", ""))
+        wait_s = min(wait_s, self._policy.retry_after_max_s)
+        raise AskError(reason, f"status {status} {response.reason or ''}".rstrip(), wait_s)
+
+    async def _read(self, response: aiohttp.ClientResponse, grow: Grow) -> bytes:
+        expected = response.content_length
+        if expected is not None:
+            self._check_size(expected, grow)
+        blocks: list[bytes] = []
+        size = 0
+        async for block in response.content.iter_any():
+            blocks.append(block)
+            size += len(block)
+            if expected is None or size > expected:  # chunked, or packed after all
+                self._check_size(size, grow)
+        return b"".join(blocks)
+
+    def _check_size(self, size: int, grow: Grow) -> None:
+        if size > self._policy.max_image_bytes:
+            raise AskError(
+                MissingReason.TOO_LARGE, f"{size} bytes, at most {self._policy.max_image_bytes}"
+            )
+        if not grow(size):
+            raise NeedRoomError(size)
+
+    async def _read_file(self, path: str, grow: Grow) -> bytes:
+        loop = asyncio.get_running_loop()
+        try:
+            size = await loop.run_in_executor(self._pool, os.path.getsize, path)
+            self._check_size(size, grow)
+            return await loop.run_in_executor(self._pool, _read_whole, path)
+        except (FileNotFoundError, NotADirectoryError):
+            raise AskError(MissingReason.NOT_FOUND, "no such file") from None
+        except (OSError, ValueError) as error:
+            raise AskError(MissingReason.FORBIDDEN, str(error)) from None
+
+    async def _read_fsspec(self, address: str, grow: Grow) -> bytes:
+        loop = asyncio.get_running_loop()
+        try:
+            file_system, path = fsspec.core.url_to_fs(address, **self._storage_options)
+            info = await loop.run_in_executor(self._pool, file_system.info, path)
+            self._check_size(int(info["size"]), grow)
+            return bytes(await loop.run_in_executor(self._pool, file_system.cat_file, path))
+        except FileNotFoundError:
+            raise AskError(MissingReason.NOT_FOUND, "no such file") from None
+        except PermissionError as error:
+            raise AskError(MissingReason.FORBIDDEN, str(error)) from None
+        except OSError as error:
+            raise AskError(MissingReason.CONNECTION, str(error)) from None
+
+
+def _read_whole(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read()
+
+
+def _as_ask_error(error: Exception) -> AskError:
+    said = f"{type(error).__name__}: {error}".rstrip(": ")
+    if isinstance(error, asyncio.TimeoutError):
+        return AskError(MissingReason.TIMEOUT, said)
+    if isinstance(error, aiohttp.ClientPayloadError):
+        return AskError(MissingReason.TRUNCATED, said)
+    if isinstance(error, aiohttp.ClientConnectorError) and isinstance(
+        error.os_error, _PrivateAddressError
+    ):
+        return AskError(MissingReason.FORBIDDEN_ADDRESS, str(error.os_error))
+    if isinstance(error, ValueError):  # yarl's and aiohttp's word for what is no URL
+        return AskError(MissingReason.FORBIDDEN_ADDRESS, said)
+    return AskError(MissingReason.CONNECTION, said)
+
+
+def _retry_after_s(value: str) -> float:
+    """Return the seconds that a Retry-After header asks for, in either of its forms (RFC 9110)."""
+    if value.strip().isdigit():
+        return float(value)
+    try:
+        date = email.utils.parsedate_to_datetime(value)
+    except ValueError:
+        return 0.0
+    return max(0.0, date.timestamp() - time.time())
