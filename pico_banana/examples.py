@@ -117,13 +117,17 @@ def _image(found: Found, name: str | None = None) -> dict[str, Any] | None:
 
 
 def _one(prefix: str, found: Found, name: str | None = None) -> dict[str, Any]:
-    had = isinstance(found, Fetched)
+    width, height, sha256 = (
+        (found.facts.width, found.facts.height, found.sha256)
+        if isinstance(found, Fetched)
+        else (None, None, None)
+    )
     return {
         f"{prefix}_image": _image(found, name),
         f"{prefix}_url": found.url,
-        f"{prefix}_width": found.facts.width if had else None,
-        f"{prefix}_height": found.facts.height if had else None,
-        f"{prefix}_sha256": found.sha256 if had else None,
+        f"{prefix}_width": width,
+        f"{prefix}_height": height,
+        f"{prefix}_sha256": sha256,
     }
 
 

@@ -146,6 +146,9 @@ class _Ticket:
 
 
 Result = tuple["Fetched | Missing", _Ticket]
+Group = Sequence[ImageRef]
+Batch = Sequence[Group]
+_END = object()
 
 
 class _Engine:
@@ -248,20 +251,12 @@ class _Running:
 
 
 @dataclass
-class _Shared:
-    """One address under way or held, and how many examples still want it."""
-
-    future: Future[Result]
-    order: int
-    uses: int = 0
-
-
-@dataclass
 class _Window:
-    """The groups under way, in order, and what they share."""
+    """What is under way: groups in order, what they share, and how often each is still wanted."""
 
-    groups: deque[list[ImageRef]] = field(default_factory=deque)
-    shared: dict[ImageRef, _Shared] = field(default_factory=dict)
+    groups: deque[Group] = field(default_factory=deque)
+    futures: dict[ImageRef, tuple[Future[Result], int]] = field(default_factory=dict)
+    uses: Counter[ImageRef] = field(default_factory=Counter)
     images: int = 0
 
 
@@ -309,70 +304,62 @@ class Fetcher:
             running.thread.join()
             running.loop.close()
 
-    def in_order(self, groups: Iterable[Sequence[ImageRef]]) -> Iterator[list[Fetched | Missing]]:
-        """Yield, for each group of references, its results, in the groups' order.
+    def in_order(self, batches: Iterable[Batch | None]) -> Iterator[list[Fetched | Missing]]:
+        """Yield the results of each group of references, in the order of batches and groups.
 
-        An address is fetched once where `groups` is a sequence (a shard's), whose needs are known
-        beforehand; where it is an iterator, once among the groups under way. When the reader
-        stops, what is under way is cancelled.
+        Within a batch (a shard's groups, say) an address is fetched once. Batches are taken from
+        the iterator as the window empties, so the next one's images are fetched while the last
+        one's are still handed over; it may yield None for "none yet, take results first". When
+        the reader stops, what is under way is cancelled.
         """
         window = _Window()
-        planned = (
-            Counter(ref for group in groups for ref in group)
-            if isinstance(groups, Sequence)
-            else None
-        )
-        source = iter(groups)
         running = self._start()
+        upcoming: deque[Group] = deque()
+        source = iter(batches)
         with self._ending(window, running):
-            exhausted = False
+            ended = False
             while True:
-                while not exhausted and (
-                    window.images < 2 * self._settings.concurrency or not window.groups
-                ):
-                    group = next(source, None)
-                    if group is None:
-                        exhausted = True
+                while not ended and self._has_room(window):
+                    if not upcoming:
+                        batch = next(source, _END)
+                        ended = batch is _END
+                        if not isinstance(batch, Sequence):
+                            break
+                        upcoming.extend(batch)
+                        window.uses.update(ref for group in batch for ref in group)
                     else:
-                        self._submit(running, window, list(group), planned)
-                if not window.groups:
+                        self._submit(running, window, upcoming.popleft())
+                if window.groups:
+                    yield self._take(running, window)
+                elif ended:
                     return
-                yield self._take(running, window)
 
-    def _submit(
-        self,
-        running: _Running,
-        window: _Window,
-        group: list[ImageRef],
-        planned: Counter[ImageRef] | None,
-    ) -> None:
+    def _has_room(self, window: _Window) -> bool:
+        # Twice as many as may be under way: some wait for their turn, some for the ones before.
+        return window.images < 2 * self._settings.concurrency or not window.groups
+
+    def _submit(self, running: _Running, window: _Window, group: Group) -> None:
         for ref in group:
-            shared = window.shared.get(ref)
-            if shared is None:
+            if ref not in window.futures:
                 self._order += 1
                 work = running.engine.fetch(ref, self._order)
                 future = asyncio.run_coroutine_threadsafe(work, running.loop)
-                shared = _Shared(future, self._order, planned[ref] if planned else 0)
-                window.shared[ref] = shared
-            if planned is None:
-                shared.uses += 1
+                window.futures[ref] = (future, self._order)
         window.groups.append(group)
         window.images += len(group)
 
     def _take(self, running: _Running, window: _Window) -> list[Fetched | Missing]:
         group = window.groups.popleft()
         window.images -= len(group)
-        found = [window.shared[ref] for ref in group]
-        if group:
-            head = max(shared.order for shared in found)
-            running.loop.call_soon_threadsafe(running.engine.room.advance, head)
+        head = max((window.futures[ref][1] for ref in group), default=0)
+        running.loop.call_soon_threadsafe(running.engine.room.advance, head)
         results = []
-        for ref, shared in zip(group, found, strict=True):
-            result, ticket = shared.future.result()
+        for ref in group:
+            result, ticket = window.futures[ref][0].result()
             results.append(result)
-            shared.uses -= 1
-            if not shared.uses:
-                del window.shared[ref]
+            window.uses[ref] -= 1
+            if not window.uses[ref]:
+                del window.uses[ref], window.futures[ref]
                 running.loop.call_soon_threadsafe(ticket.give)
         return results
 
@@ -382,9 +369,9 @@ class Fetcher:
         try:
             yield
         finally:
-            for shared in window.shared.values():
-                if not shared.future.cancel() and not shared.future.exception():
-                    running.loop.call_soon_threadsafe(shared.future.result()[1].give)
+            for future, _ in window.futures.values():
+                if not future.cancel() and not future.exception():
+                    running.loop.call_soon_threadsafe(future.result()[1].give)
 
     def _start(self) -> _Running:
         if self._running is None or self._running.pid != os.getpid():

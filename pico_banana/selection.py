@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from pico_banana.records import Record
 from pico_banana.settings import Settings
 
-__all__ = ["SPLITS", "Cut", "Selection", "cut", "split_of"]
+__all__ = ["SPLITS", "Selection", "split_of"]
 
 SPLITS = ("train", "validation")
 
@@ -84,17 +83,3 @@ class Selection:
     def excludes(self, record: Record, image_id: str | None) -> bool:
         """Whether a taken record is left out of its shard."""
         return record.id in self.exclude_ids or image_id in self.exclude_ids
-
-
-class Cut(NamedTuple):
-    """Where one shard begins and ends among the taken records of its split; `stop` is exclusive."""
-
-    index: int
-    start: int
-    stop: int
-
-
-def cut(count: int, records_per_shard: int) -> Iterator[Cut]:
-    """Yield the shards of a split of `count` taken records."""
-    for index, start in enumerate(range(0, count, records_per_shard)):
-        yield Cut(index, start, min(start + records_per_shard, count))

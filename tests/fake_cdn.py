@@ -22,7 +22,7 @@ import struct
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from gzip import compress
@@ -32,26 +32,22 @@ from urllib.parse import unquote, urlsplit
 
 from aiohttp import web
 from PIL import Image
+from typing_extensions import Self
 
 PLACEHOLDER_PATH = "/-/photo_unavailable.png"  # below /-/ no fault acts: placeholders end there
 LOOP_PATH = "/-/redirect-loop"
 PIECE_BYTES = 256 * 1024
 
-
-def _placeholder_png() -> bytes:
-    png = io.BytesIO()
-    Image.new("RGB", (500, 374), (238, 238, 238)).save(png, "PNG")
-    return png.getvalue()
-
-
-PLACEHOLDER_PNG = _placeholder_png()
+_png = io.BytesIO()
+Image.new("RGB", (500, 374), (238, 238, 238)).save(_png, "PNG")
+PLACEHOLDER_PNG = _png.getvalue()
 
 
 @dataclass(frozen=True)
 class Answer:
     """How a request is answered; the defaults are the faultless answer."""
 
-    status: int | None = None  # None: what the file and the request call for
+    status: int = 200  # of an answer that has its own body; else file and request decide
     headers: tuple[tuple[str, str], ...] = ()  # added to the usual ones, or in their place
     body: bytes | None = None  # None: the file's, or its asked range
     change: Callable[[bytes], bytes] | None = None  # applied to the body
@@ -168,24 +164,6 @@ class _Rule:
     used: dict[str, int] = field(default_factory=dict)  # path -> answers given
 
 
-@dataclass
-class _Content:
-    """What a faultless answer sends: `count_bytes` of `file` from `start` on."""
-
-    status: int
-    headers: dict[str, str]
-    file: BinaryIO
-    start: int
-    count_bytes: int
-
-    def pieces(self) -> Iterator[bytes]:
-        self.file.seek(self.start)
-        left = self.count_bytes
-        while left and (piece := self.file.read(min(left, PIECE_BYTES))):
-            left -= len(piece)
-            yield piece
-
-
 class FakeCDN:
     """An HTTP server on a free port of 127.0.0.1, running while its `with` block does.
 
@@ -208,7 +186,7 @@ class FakeCDN:
         self._stop = asyncio.Event()
         self._thread: threading.Thread
 
-    def __enter__(self) -> "FakeCDN":
+    def __enter__(self) -> Self:
         ready: concurrent.futures.Future[str] = concurrent.futures.Future()
         self._thread = threading.Thread(
             target=lambda: asyncio.run(self._serve(ready)), name="fake-cdn", daemon=True
@@ -236,7 +214,10 @@ class FakeCDN:
         return len(self.requests(glob))
 
     def peak(self, glob: str = "*") -> int:
-        """The most matching requests that were under way at once."""
+        """The most matching requests that were under way at once.
+
+        Answers take so little time that they rarely overlap: set `delay_s`, or hold them.
+        """
         steps = []
         for request in self.requests(glob):
             steps += [(request.started, 1), (request.ended or math.inf, -1)]
@@ -341,54 +322,54 @@ class FakeCDN:
     async def _respond(
         self, request: web.BaseRequest, entry: Request, answer: Answer
     ) -> web.StreamResponse:
-        content = self._content(request, entry.path, answer)
-        with content.file:
-            pieces, count_bytes = content.pieces(), content.count_bytes
-            if answer.change is not None:
-                whole = answer.change(b"".join(pieces))
-                pieces, count_bytes = iter([whole]), len(whole)
-            response = web.StreamResponse(status=content.status, headers=content.headers)
-            response.headers.update(answer.headers)
-            if answer.length is not None:
-                response.content_length = max(count_bytes + answer.length, 0)
-            if answer.end != "done":
-                response.force_close()
-            pieces = _first(pieces, 0 if request.method == "HEAD" else answer.send_bytes)
-            if answer.send_bytes != -1:
-                await _send(request, response, entry, _Paced(answer, pieces))
-        if request.method != "HEAD" or answer.send_bytes == -1:
-            await _finish(request, answer)
+        response, content = self._faultless(request, entry.path, answer)
+        if answer.change is not None:
+            content = answer.change(content)
+        response.headers.update(answer.headers)
+        if answer.length is not None:
+            response.content_length = max(len(content) + answer.length, 0)
+        if answer.end != "done":
+            response.force_close()
+        if answer.send_bytes != -1:
+            if request.method == "HEAD":
+                answer, content = Answer(), b""
+            await _send(request, response, entry, answer, content[: answer.send_bytes])
+        await _finish(request.transport, answer)
         return response
 
-    def _content(self, request: web.BaseRequest, path: str, answer: Answer) -> _Content:
+    def _faultless(
+        self, request: web.BaseRequest, path: str, answer: Answer
+    ) -> tuple[web.StreamResponse, bytes]:
         if answer.body is not None:
-            return _in_memory(answer.status or 200, answer.body)
+            return web.StreamResponse(status=answer.status), answer.body
+        if path == PLACEHOLDER_PATH:
+            return web.StreamResponse(headers={"Content-Type": "image/png"}), PLACEHOLDER_PNG
         file = self._open(path)
         if file is None:
-            return _in_memory(404, b"not found\n", {"Content-Type": "text/plain"})
-        size, mtime_ns = len(PLACEHOLDER_PNG), 0
-        if path != PLACEHOLDER_PATH:
+            return web.StreamResponse(status=404), b"not found\n"
+        with file:
             stat = os.fstat(file.fileno())
-            size, mtime_ns = stat.st_size, stat.st_mtime_ns
-        kind, encoding = mimetypes.guess_type(path)
-        headers = {
-            "Content-Type": f"application/{encoding}"
-            if encoding
-            else kind or "application/octet-stream",
-            "ETag": f'"{size:x}-{mtime_ns:x}"',
-            "Last-Modified": formatdate(mtime_ns // 10**9, usegmt=True),
-            "Accept-Ranges": "bytes" if self.ranges else "none",
-        }
-        content = _Content(answer.status or 200, headers, file, 0, size)
-        if request.headers.get("If-None-Match") == headers["ETag"]:
-            content.status, content.count_bytes = 304, 0
-        elif self.ranges:
-            _narrow(content, request.headers)
-        return content
+            kind, encoding = mimetypes.guess_type(path)
+            compressed = f"application/{encoding}" if encoding else None
+            headers = {
+                "Content-Type": compressed or kind or "application/octet-stream",
+                "ETag": f'"{stat.st_size:x}-{stat.st_mtime_ns:x}"',
+                "Last-Modified": formatdate(int(stat.st_mtime), usegmt=True),
+                "Accept-Ranges": "bytes" if self.ranges else "none",
+            }
+            if request.headers.get("If-None-Match") == headers["ETag"]:
+                return web.StreamResponse(status=304, headers=headers), b""
+            part = _asked_range(request.headers, headers, stat.st_size) if self.ranges else None
+            if part is None:
+                return web.StreamResponse(headers=headers), file.read()
+            if not part:
+                headers["Content-Range"] = f"bytes */{stat.st_size}"
+                return web.StreamResponse(status=416, headers=headers), b""
+            headers["Content-Range"] = f"bytes {part.start}-{part.stop - 1}/{stat.st_size}"
+            file.seek(part.start)
+            return web.StreamResponse(status=206, headers=headers), file.read(len(part))
 
     def _open(self, path: str) -> BinaryIO | None:
-        if path == PLACEHOLDER_PATH:
-            return io.BytesIO(PLACEHOLDER_PNG)
         for prefix, folder in self._mounts:
             rest = path[len(prefix) :]
             if path.startswith(prefix) and not {"", ".", ".."}.intersection(rest.split("/")):
@@ -397,72 +378,44 @@ class FakeCDN:
         return None
 
 
-def _in_memory(code: int, content: bytes, headers: dict[str, str] | None = None) -> _Content:
-    return _Content(code, headers or {}, io.BytesIO(content), 0, len(content))
-
-
-def _narrow(content: _Content, asked: Mapping[str, str]) -> None:
-    """Narrow to the one range that is asked for; several, or a stale If-Range, get the whole."""
+def _asked_range(
+    asked: Mapping[str, str], headers: Mapping[str, str], size_bytes: int
+) -> range | None:
+    """Return the one range that is asked for; None (all) for several, or a stale If-Range."""
     match = re.fullmatch(r"bytes=(\d*)-(\d*)", asked.get("Range", ""))
-    unchanged = {None, content.headers["ETag"], content.headers["Last-Modified"]}
-    if match is None or match.group() == "bytes=-" or asked.get("If-Range") not in unchanged:
-        return
+    fresh = asked.get("If-Range") in {None, headers["ETag"], headers["Last-Modified"]}
+    if match is None or match.group() == "bytes=-" or not fresh:
+        return None
     first, last = match.groups()
-    size = content.count_bytes
-    start = int(first) if first else max(size - int(last), 0)
-    stop = min(int(last) + 1, size) if first and last else size
-    if start >= stop:
-        content.status, content.count_bytes = 416, 0
-        content.headers["Content-Range"] = f"bytes */{size}"
-        return
-    content.status, content.start, content.count_bytes = 206, start, stop - start
-    content.headers["Content-Range"] = f"bytes {start}-{stop - 1}/{size}"
-
-
-def _first(pieces: Iterator[bytes], limit: int | None) -> Iterator[bytes]:
-    for piece in pieces:
-        kept = piece[:limit]
-        if limit is not None:
-            limit -= len(kept)
-        if kept:
-            yield kept
-        if limit == 0:
-            return
-
-
-class _Paced:
-    """An answer's pieces, cut as small as its speed asks, and the pause between two of them."""
-
-    def __init__(self, answer: Answer, pieces: Iterator[bytes]):
-        self.stalls = answer.end == "stall"
-        self.pause_s = 0.0 if math.isinf(answer.bytes_per_s) else max(1 / answer.bytes_per_s, 0.05)
-        self.pieces = pieces
-        if self.pause_s:
-            size = max(round(answer.bytes_per_s * self.pause_s), 1)
-            self.pieces = (p[i : i + size] for p in pieces for i in range(0, len(p), size))
+    if not first:
+        return range(max(size_bytes - int(last), 0), size_bytes)
+    return range(int(first), min(int(last) + 1, size_bytes) if last else size_bytes)
 
 
 async def _send(
-    request: web.BaseRequest, response: web.StreamResponse, entry: Request, paced: _Paced
+    request: web.BaseRequest,
+    response: web.StreamResponse,
+    entry: Request,
+    answer: Answer,
+    content: bytes,
 ) -> None:
+    pause_s = 0.0 if math.isinf(answer.bytes_per_s) else max(1 / answer.bytes_per_s, 0.05)
+    size = max(round(answer.bytes_per_s * pause_s), 1) if pause_s else PIECE_BYTES
+    pieces = [memoryview(content)[at : at + size] for at in range(0, len(content), size)]
     entry.status = response.status
-    piece = next(paced.pieces, b"")
-    if not piece and not paced.stalls:
+    if not pieces and answer.end != "stall":
         entry.ended = time.monotonic()
     writer: Any = await response.prepare(request)
     writer.length = None  # aiohttp would drop what exceeds the Content-Length
-    while piece:
-        following = next(paced.pieces, b"")
-        if not following and not paced.stalls:
+    for left, piece in zip(range(len(pieces) - 1, -1, -1), pieces, strict=True):
+        if not left and answer.end != "stall":
             entry.ended = time.monotonic()
         await response.write(piece)
-        if following and paced.pause_s:
-            await asyncio.sleep(paced.pause_s)
-        piece = following
+        if left and pause_s:
+            await asyncio.sleep(pause_s)
 
 
-async def _finish(request: web.BaseRequest, answer: Answer) -> None:
-    transport = request.transport
+async def _finish(transport: asyncio.Transport | None, answer: Answer) -> None:
     if answer.end == "stall":
         await asyncio.Event().wait()  # cancelled when the client goes away or the server stops
     elif transport is not None and answer.end == "reset":
