@@ -10,7 +10,7 @@ import enum
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 from urllib.parse import quote, unquote, urlsplit
 
 import orjson
@@ -23,7 +23,9 @@ __all__ = [
     "BadRecord",
     "Line",
     "Record",
+    "line_at",
     "parse_line",
+    "photo_of",
     "published_url",
     "split_lines",
 ]
@@ -389,6 +391,14 @@ def split_lines(
             pending.append(block[position:])
     if pending_bytes and not skipping:
         yield _line(offset, pending, pending_bytes, number)
+
+
+def line_at(file: BinaryIO, offset: int, number: int) -> Line:
+    """Return again a line that `split_lines` has found at this offset of a seekable file."""
+    file.seek(offset)
+    raw = file.readline(MAX_LINE_BYTES + 2)
+    body = raw.removesuffix(b"\n")
+    return _line(offset, [body], len(body), number)
 
 
 _BOM = b"\xef\xbb\xbf"

@@ -68,12 +68,14 @@ class Selection:
         """How many kept records are looked at before the rest is left out; None: all."""
         return None if self.limit is None else self.offset + self.limit
 
-    def keeps(self, record: Record, category: str | None, image_id: str | None) -> bool:
-        """Whether a record passes the filters: edit types, categories, ids."""
+    def passes_types(self, record: Record, category: str | None) -> bool:
+        """Whether a record passes the filters by edit type and category."""
         if self.edit_types is not None and record.edit_type not in self.edit_types:
             return False
-        if self.edit_categories is not None and category not in self.edit_categories:
-            return False
+        return self.edit_categories is None or category in self.edit_categories
+
+    def passes_ids(self, record: Record, image_id: str | None) -> bool:
+        """Whether a record passes the filter by ids; `image_id` is its photo's, if known."""
         return self.ids is None or record.id in self.ids or image_id in self.ids
 
     def takes(self, place: int) -> bool:

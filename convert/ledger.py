@@ -1,0 +1,154 @@
+"""Keep account of what is planned, finished and missing: one file a plan, one a shard."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+from pico_banana.errors import OutputError
+
+from .store import Store, dump_json
+
+__all__ = ["LEDGER_FORMAT", "Ledger", "MissingEntry", "ShardLedger", "Stretches", "stretches"]
+
+LEDGER_FORMAT = 1
+
+Stretches = list[list[int]]
+"""Line numbers as [first, last] pairs, both inclusive, ascending: `[[1, 250], [252, 252]]`."""
+
+
+def stretches(numbers: Iterable[int]) -> Stretches:
+    """Return ascending numbers as stretches."""
+    found: Stretches = []
+    for number in numbers:
+        if found and number == found[-1][1] + 1:
+            found[-1][1] = number
+        else:
+            found.append([number, number])
+    return found
+
+
+def numbers_of(found: Sequence[Sequence[int]]) -> Iterator[int]:
+    """Yield the numbers of stretches."""
+    for first, last in found:
+        yield from range(first, last + 1)
+
+
+@dataclass(frozen=True)
+class MissingEntry:
+    """A record with missing images: its line and id, whether it has a row, and the images.
+
+    Each of `images` has the keys column, url, reason and tries.
+    """
+
+    line: int
+    id: str
+    row: bool
+    images: list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class ShardLedger:
+    """What became of every record of one finished shard.
+
+    Attributes:
+        shard: the Parquet file's name without `.parquet`.
+        digest: what the shard was made from, as its plan says.
+        rows: rows of the Parquet file.
+        size_bytes: its size.
+        sha256: its hash.
+        written: lines that have a row.
+        missing_lines: lines that have none, for want of an image.
+        missing: every record with a missing image, rows or not.
+        ways: by which way the rows' input images came, in row order: [way, how many].
+        edit_types: rows by edit type: [type, rows]; the type is None where there is none.
+        input_sources: rows by `input_source`, likewise.
+        marks: images that were kept though unusual: line, url, mark.
+        writers: versions of what wrote it.
+    """
+
+    shard: str
+    digest: str
+    rows: int
+    size_bytes: int
+    sha256: str
+    written: Stretches
+    missing_lines: Stretches
+    missing: list[MissingEntry] = field(default_factory=list)
+    ways: list[list[Any]] = field(default_factory=list)
+    edit_types: list[list[Any]] = field(default_factory=list)
+    input_sources: list[list[Any]] = field(default_factory=list)
+    marks: list[dict[str, Any]] = field(default_factory=list)
+    writers: dict[str, str] = field(default_factory=dict)
+    format: int = LEDGER_FORMAT
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> ShardLedger:
+        """Return the ledger that a JSON value holds; `TypeError` or `KeyError` for none."""
+        missing = [MissingEntry(**entry) for entry in value["missing"]]
+        return cls(**{**value, "missing": missing})
+
+
+class Ledger:
+    """The ledgers of one config in an output."""
+
+    def __init__(self, store: Store, config: str) -> None:
+        self._store, self.config = store, config
+
+    @property
+    def folder(self) -> str:
+        """The folder that holds this config's plan and ledgers."""
+        return f"_ledger/{self.config}"
+
+    def parquet_name(self, shard: str) -> str:
+        """Return the name of a shard's Parquet file in the output."""
+        return f"{self.config}/{shard}.parquet"
+
+    def ledger_name(self, shard: str) -> str:
+        """Return the name of a shard's ledger in the output."""
+        return f"{self.folder}/{shard}.json"
+
+    def read_plan(self) -> dict[str, Any] | None:
+        """Return plan.json's value, None where there is none."""
+        plan = self._store.read_json(f"{self.folder}/plan.json")
+        if plan is not None and plan.get("format") != LEDGER_FORMAT:
+            path = self._store.path(f"{self.folder}/plan.json")
+            raise OutputError(
+                f"{path} is of format {plan.get('format')}, but this version reads "
+                f"{LEDGER_FORMAT}; use the version that wrote it, or --overwrite",
+                path,
+            )
+        return cast("dict[str, Any] | None", plan)
+
+    def write_plan(self, plan: dict[str, Any]) -> None:
+        """Write plan.json."""
+        self._store.write(f"{self.folder}/plan.json", dump_json(plan))
+
+    def read_shard(self, shard: str) -> ShardLedger | None:
+        """Return a shard's ledger, None where there is none; `OutputError` for a broken one."""
+        name = self.ledger_name(shard)
+        value = self._store.read_json(name)
+        if value is None:
+            return None
+        try:
+            return ShardLedger.from_json(value)
+        except (TypeError, KeyError, AttributeError):
+            raise OutputError(
+                f"{self._store.path(name)} is no ledger of this version; delete it to have the "
+                "shard made again",
+                self._store.path(name),
+            ) from None
+
+    def write_shard(self, ledger: ShardLedger) -> None:
+        """Write a shard's ledger; its Parquet file must be there already."""
+        self._store.write(self.ledger_name(ledger.shard), dump_json(dataclasses.asdict(ledger)))
+
+    def finished(self, shard: str, digest: str) -> ShardLedger | None:
+        """Return a shard's ledger if it is finished: ledger, digest and Parquet agree."""
+        ledger = self.read_shard(shard)
+        if ledger is None or ledger.digest != digest:
+            return None
+        size = self._store.size_bytes(self.parquet_name(shard))
+        return ledger if size == ledger.size_bytes else None

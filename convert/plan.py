@@ -1,0 +1,356 @@
+"""Plan a conversion: which records are taken, how they are cut into shards, and their digests.
+
+A plan reads the JSONL once, looks photos up in the index, and touches no image.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from array import array
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, BinaryIO
+
+import orjson
+
+from pico_banana.open_images import Index, Photo
+from pico_banana.records import BadRecord, Line, Record, line_at, parse_line, split_lines
+from pico_banana.release import Manifest
+from pico_banana.schema import category_of
+from pico_banana.selection import SPLITS, Selection, split_of
+
+from .ledger import LEDGER_FORMAT, stretches
+from .options import ConvertSettings
+
+__all__ = ["Plan", "PlannedShard", "ShardDigest", "ShardTask", "differences", "make_plan"]
+
+_CHUNK_LINES = 4096
+_NO_ROW = -1
+
+
+class ShardDigest:
+    """The digest of what a shard is made from; equal for equal records, photos and settings."""
+
+    def __init__(self, settings: ConvertSettings, config: str) -> None:
+        content = {"config": config, **settings.what_decides_bytes()}
+        self._digest = hashlib.sha256(orjson.dumps(content, option=orjson.OPT_SORT_KEYS))
+
+    def add(self, line: Line, record: Record, photo: Photo | None) -> None:
+        """Add a record: its line, the paths it resolved to, and what Open Images says of it."""
+        paths = "\0".join(record.edited + record.rejected).encode()
+        known = orjson.dumps(tuple(photo)) if photo else b""
+        raw = line.raw or b""
+        self._digest.update(
+            b"%d %d %d\n%b%b%b" % (len(raw), len(paths), len(known), raw, paths, known)
+        )
+
+    def hexdigest(self) -> str:
+        """Return the digest as hex."""
+        return self._digest.hexdigest()
+
+
+@dataclass
+class PlannedShard:
+    """One shard of a plan: where its records lie, not the records themselves.
+
+    Attributes:
+        split: train or validation.
+        numbers: line numbers of its records, ascending.
+        offsets: where these lines begin in the JSONL file.
+        rows: their photos' rows in the index, -1 where a photo is not listed.
+        digest: see `ShardDigest`; hex once the plan is made.
+        name: file name without `.parquet`, once the plan is made.
+    """
+
+    split: str
+    digest: str = ""
+    name: str = ""
+    numbers: array[int] = field(default_factory=lambda: array("q"))
+    offsets: array[int] = field(default_factory=lambda: array("q"))
+    rows: array[int] = field(default_factory=lambda: array("q"))
+
+    def __len__(self) -> int:
+        """The number of records."""
+        return len(self.numbers)
+
+
+@dataclass(frozen=True)
+class ShardTask:
+    """All that a worker needs to carry out one shard, wherever it runs."""
+
+    config: str
+    shard: str
+    digest: str
+    lines: list[Line]
+    photos: list[Photo | None]
+    resolved: dict[str, str]
+
+
+@dataclass
+class Plan:
+    """What is selected from one config and how it is cut, known before any image is fetched.
+
+    Attributes:
+        config: sft, preference or multi_turn.
+        settings: the content settings, without places and secrets.
+        jsonl: a local copy of the JSONL file; `sha256` and `size_bytes` are that file's.
+        lines: its lines, blank ones left out.
+        blank: numbers of blank lines.
+        bad: the lines that are no record.
+        filtered: numbers of lines that a filter left out.
+        left_out: numbers of lines that offset, limit or exclude_ids left out.
+        resolved: paths that the manifest resolved.
+        odd: records by what is odd about them.
+        edit_types: planned records by edit type.
+        photos: distinct input photos, planned; `unlisted` of them have no ImageID.
+        shards: the shards, by split and index.
+    """
+
+    config: str
+    settings: dict[str, Any]
+    jsonl: str
+    sha256: str = ""
+    size_bytes: int = 0
+    lines: int = 0
+    blank: array[int] = field(default_factory=lambda: array("q"))
+    bad: list[BadRecord] = field(default_factory=list)
+    filtered: array[int] = field(default_factory=lambda: array("q"))
+    left_out: array[int] = field(default_factory=lambda: array("q"))
+    resolved: dict[str, str] = field(default_factory=dict)
+    odd: Counter[str] = field(default_factory=Counter)
+    edit_types: Counter[str | None] = field(default_factory=Counter)
+    unlisted: int = 0
+    shards: list[PlannedShard] = field(default_factory=list)
+    estimated_bytes: int = 0
+
+    @property
+    def records(self) -> int:
+        """The number of planned records."""
+        return sum(map(len, self.shards))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plan.json's value; the same from every run of the same plan."""
+        return {
+            "format": LEDGER_FORMAT,
+            "config": self.config,
+            "settings": self.settings,
+            "jsonl": {"sha256": self.sha256, "size_bytes": self.size_bytes},
+            "lines": self.lines,
+            "blank": stretches(self.blank),
+            "bad": [
+                {"line": bad.line.number, "reason": bad.reason.value, "detail": bad.detail}
+                for bad in self.bad
+            ],
+            "filtered": stretches(self.filtered),
+            "left_out": stretches(sorted(self.left_out)),
+            "resolved": self.resolved,
+            "odd": dict(self.odd),
+            "shards": [
+                {
+                    "name": shard.name,
+                    "split": shard.split,
+                    "digest": shard.digest,
+                    "lines": stretches(shard.numbers),
+                }
+                for shard in self.shards
+            ],
+        }
+
+    def tasks(self, names: set[str], index: Index | None) -> Iterator[ShardTask]:
+        """Yield the tasks of the named shards, in the plan's order; lines are read as it goes."""
+        with open(self.jsonl, "rb") as file:
+            for shard in self.shards:
+                if shard.name in names:
+                    yield self._task(shard, file, index)
+
+    def _task(self, shard: PlannedShard, file: BinaryIO, index: Index | None) -> ShardTask:
+        places = zip(shard.offsets, shard.numbers, strict=True)
+        lines = [line_at(file, offset, number) for offset, number in places]
+        photos: list[Photo | None] = [None] * len(shard)
+        if index is not None:
+            photos = index.photos([None if row == _NO_ROW else row for row in shard.rows])
+        return ShardTask(self.config, shard.name, shard.digest, lines, photos, self.resolved)
+
+
+def make_plan(
+    config: str, settings: ConvertSettings, jsonl: str, manifest: Manifest, index: Index | None
+) -> Plan:
+    """Return the plan of one config.
+
+    Args:
+        config: sft, preference or multi_turn.
+        settings: what to select and how to cut it.
+        jsonl: a local copy of the config's JSONL file.
+        manifest: for paths that do not lie below `images/`.
+        index: Open Images' image list, None without one.
+    """
+    planner = _Planner(config, settings, jsonl, index)
+    with open(jsonl, "rb") as file:
+        digest = hashlib.sha256()
+
+        def read(size: int) -> bytes:
+            block = file.read(size)
+            digest.update(block)
+            planner.plan.size_bytes += len(block)
+            return block
+
+        lines = split_lines(read)
+        while chunk := list(itertools.islice(lines, _CHUNK_LINES)):
+            planner.add(chunk, manifest)
+    return planner.finish(digest.hexdigest(), manifest.found)
+
+
+class _Planner:
+    """Takes lines in, chunk by chunk, and gives a plan."""
+
+    def __init__(
+        self, config: str, settings: ConvertSettings, jsonl: str, index: Index | None
+    ) -> None:
+        self.plan = Plan(config, _content(settings, config), jsonl)
+        self._config, self._settings, self._index = config, settings, index
+        self._selection = Selection.of(settings)
+        self._shard_size = settings.shard_size(config)
+        self._kept = 0
+        self._splits: dict[str, list[tuple[PlannedShard, ShardDigest]]] = {}
+        self._taken: Counter[str] = Counter()
+        self._seen: set[str] = set()
+
+    def add(self, chunk: Sequence[Line], manifest: Manifest) -> None:
+        """Plan the next lines."""
+        plan, selection = self.plan, self._selection
+        candidates: list[tuple[Line, Record]] = []
+        for line in chunk:
+            number = line.number or 0
+            if line.raw is not None and not line.raw.strip():
+                plan.blank.append(number)
+                continue
+            plan.lines += 1
+            record = parse_line(self._config, line, manifest.resolve)
+            if isinstance(record, BadRecord):
+                # The line's bytes are not needed any more, and there may be many.
+                plan.bad.append(record._replace(line=line._replace(raw=None)))
+            elif selection.passes_types(record, category_of(record.edit_type)):
+                candidates.append((line, record))
+            else:
+                plan.filtered.append(number)
+        # Once the limit is reached only ids still need ImageIDs, to tell filtered from left out.
+        is_full = selection.end is not None and self._kept >= selection.end
+        wanted = [] if is_full and selection.ids is None else candidates
+        rows, photos = self._look_up([record for _, record in wanted])
+        pairs = itertools.zip_longest(candidates, rows, photos)
+        for (line, record), row, photo in pairs:
+            self._place(line, record, row, photo)
+
+    def _look_up(self, records: list[Record]) -> tuple[list[int | None], list[Photo | None]]:
+        if self._index is None or not records:
+            return [None] * len(records), [None] * len(records)
+        rows = self._index.rows([record.input_url for record in records])
+        return rows, self._index.photos(rows)
+
+    def _place(self, line: Line, record: Record, row: int | None, photo: Photo | None) -> None:
+        """Decide a good record's fate: filtered, left out, or a place in a shard."""
+        plan, selection = self.plan, self._selection
+        number = line.number or 0
+        image_id = photo.image_id if photo else None
+        if not selection.passes_ids(record, image_id):
+            plan.filtered.append(number)
+            return
+        self._kept += 1
+        if not selection.takes(self._kept - 1):
+            plan.left_out.append(number)
+            return
+        split = split_of(record.photo, selection.validation)
+        shards = self._splits.setdefault(split, [])
+        if self._taken[split] % self._shard_size == 0:
+            shards.append((PlannedShard(split), ShardDigest(self._settings, self._config)))
+        self._taken[split] += 1
+        if selection.excludes(record, image_id):
+            plan.left_out.append(number)
+            return
+        shard, digest = shards[-1]
+        shard.numbers.append(number)
+        shard.offsets.append(line.offset)
+        shard.rows.append(_NO_ROW if row is None else row)
+        digest.add(line, record, photo)
+        self._count(record, photo)
+
+    def _count(self, record: Record, photo: Photo | None) -> None:
+        plan = self.plan
+        plan.unlisted += photo is None
+        plan.edit_types[record.edit_type] += 1
+        plan.odd.update(record.odd)
+        if self._config != "multi_turn" and category_of(record.edit_type) is None:
+            plan.odd["unknown_edit_type" if record.edit_type else "no_edit_type"] += 1
+        if record.edited[-1] in self._seen:
+            plan.odd["repeated_output_image"] += 1
+        self._seen.add(record.edited[-1])
+        if not all(path.startswith("images/") for path in record.edited + record.rejected):
+            plan.odd["unresolved_path"] += 1
+
+    def finish(self, sha256: str, resolved: dict[str, str]) -> Plan:
+        """Return the plan, with names and digests."""
+        plan = self.plan
+        plan.sha256, plan.resolved = sha256, dict(sorted(resolved.items()))
+        for split in SPLITS:
+            shards = self._splits.get(split, [])
+            for number, (shard, digest) in enumerate(shards):
+                shard.name = f"{split}-{number:05d}-of-{len(shards):05d}"
+                shard.digest = digest.hexdigest()
+                plan.shards.append(shard)
+        spec = self._settings.for_config(self._config)
+        a_record = spec.input_bytes + spec.images_per_record * spec.edited_bytes
+        plan.estimated_bytes = int(plan.records * a_record)
+        return plan
+
+
+def _content(settings: ConvertSettings, config: str) -> dict[str, Any]:
+    """The content settings as the plan keeps them: no places, no secrets, long lists as digests."""
+
+    def digest_of(ids: Sequence[str] | None) -> dict[str, Any] | None:
+        if ids is None:
+            return None
+        return {"count": len(ids), "sha256": hashlib.sha256("\n".join(ids).encode()).hexdigest()}
+
+    return {
+        **settings.what_decides_bytes(),
+        "edit_types": settings.edit_types,
+        "edit_categories": settings.edit_categories,
+        "ids": digest_of(settings.ids),
+        "exclude_ids": digest_of(settings.exclude_ids or None),
+        "offset": settings.offset,
+        "limit": settings.limit,
+        "validation": settings.validation,
+        "records_per_shard": settings.shard_size(config),
+    }
+
+
+def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """Return in words how a new plan differs from an old one, both as plan.json's values.
+
+    Plans that differ by `exclude_ids` alone do not differ: only the shards that it touches are
+    made again.
+    """
+    found = [
+        f"{name}: {_short(old['settings'].get(name))} before, {_short(value)} now"
+        for name, value in orjson.loads(orjson.dumps(new["settings"])).items()
+        if name != "exclude_ids" and old["settings"].get(name) != value
+    ]
+    if not found and old["jsonl"] != new["jsonl"]:
+        found.append("the release's JSONL file has changed")
+    old_shards = {shard["name"]: shard for shard in old["shards"]}
+    if not found and [*old_shards] != [shard["name"] for shard in new["shards"]]:
+        found.append("the cut into shards")
+    if not found and any(
+        shard["digest"] != old_shards[shard["name"]]["digest"]
+        for shard in new["shards"]
+        if shard["lines"] == old_shards[shard["name"]]["lines"]
+    ):
+        found.append("what Open Images says of the photos (open_images_metadata)")
+    return found
+
+
+def _short(value: Any) -> str:
+    text = orjson.dumps(value).decode()
+    return text if len(text) <= 80 else f"{text[:77]}..."  # noqa: PLR2004

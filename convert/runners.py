@@ -1,0 +1,218 @@
+"""Carry a plan's tasks out in worker processes, and hand their reports back as they come."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from typing import TYPE_CHECKING, Any
+
+from pico_banana.budgets import LeaseServer
+from pico_banana.errors import WorkError
+from pico_banana.fetch import Fetcher
+
+from .ledger import ShardLedger
+from .options import ConvertSettings
+from .plan import ShardTask
+from .shards import ShardWriter
+from .store import Store
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = ["Counts", "LocalRunner"]
+
+_TICK_S = 0.25
+_TASKS_AHEAD = 2  # the one that is carried out, and the next, whose images are fetched meanwhile
+_PATIENCE_S = 4
+_FIELDS = ("rows", "examples_missing", "records", "images", "size_bytes", "images_missing")
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What the workers have done so far in this run."""
+
+    rows: int = 0
+    examples_missing: int = 0
+    records: int = 0
+    images: int = 0
+    size_bytes: int = 0
+    images_missing: int = 0
+
+
+@dataclass
+class _Worker:
+    process: SpawnProcess
+    connection: Connection
+    tasks: int = 0
+
+
+class LocalRunner:
+    """Runs tasks in worker processes of this machine, which share every host's budget.
+
+    A context manager. Workers end with the runner, also when its process is killed.
+
+    Args:
+        settings: as planned.
+        store: the output.
+        workers: how many processes.
+    """
+
+    def __init__(self, settings: ConvertSettings, store: Store, workers: int) -> None:
+        self._settings, self._store, self._count = settings, store, workers
+        self._leases = LeaseServer(settings.fetch.hosts)
+        # Spawned, not forked: the parent has threads. A fork would copy their locks.
+        self._context = multiprocessing.get_context("spawn")
+        self._counts = self._context.RawArray("q", workers * len(_FIELDS))
+        self._workers: list[_Worker] = []
+
+    def __enter__(self) -> Self:
+        """Start granting leases; workers start with the first task."""
+        self._leases.__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End the workers; what they have not finished leaves no file under its final name."""
+        for worker in self._workers:
+            worker.connection.close()
+            worker.process.terminate()
+        for worker in self._workers:
+            worker.process.join(_PATIENCE_S)
+            if worker.process.is_alive():
+                worker.process.kill()
+                worker.process.join()
+        self._leases.__exit__()
+
+    @property
+    def counts(self) -> Counts:
+        """What has been done so far, by all workers together."""
+        width = len(_FIELDS)
+        return Counts(*[sum(self._counts[place::width]) for place in range(width)])
+
+    def run(self, tasks: Iterator[ShardTask]) -> Iterator[ShardLedger | None]:
+        """Yield the ledger of each finished shard as it comes, and None every now and then.
+
+        Raises:
+            PicoBananaError: what a worker raised.
+            WorkError: a worker's process died.
+        """
+        waiting = True
+        while waiting or any(worker.tasks for worker in self._workers):
+            while waiting and (worker := self._free()) is not None:
+                task = next(tasks, None)
+                waiting = task is not None
+                if task is not None:
+                    worker.tasks += 1
+                    with contextlib.suppress(BrokenPipeError):  # noticed when its report is due
+                        worker.connection.send(task)
+            busy = [worker for worker in self._workers if worker.tasks]
+            ready = wait([worker.connection for worker in busy], _TICK_S)
+            for worker in busy:
+                if worker.connection in ready:
+                    yield self._receive(worker)
+            if not ready:
+                yield None
+
+    def _free(self) -> _Worker | None:
+        """The worker with the fewest tasks, a new one while there may be more, or None."""
+        least = min(self._workers, key=lambda worker: worker.tasks, default=None)
+        if (least is None or least.tasks) and len(self._workers) < self._count:
+            least = self._start()
+        assert least is not None
+        return least if least.tasks < _TASKS_AHEAD else None
+
+    def _start(self) -> _Worker:
+        ours, theirs = self._context.Pipe()
+        arguments = (theirs, self._settings, self._store, self._leases.address)
+        process = self._context.Process(
+            target=_work,
+            args=(*arguments, self._counts, len(self._workers)),
+            name=f"pico-banana-worker-{len(self._workers)}",
+            daemon=True,
+        )
+        process.start()
+        theirs.close()
+        self._workers.append(_Worker(process, ours))
+        return self._workers[-1]
+
+    def _receive(self, worker: _Worker) -> ShardLedger:
+        try:
+            report = worker.connection.recv()
+        except (EOFError, ConnectionError):
+            worker.process.join(_PATIENCE_S)
+            code = worker.process.exitcode
+            how = f"by signal {-code}" if code is not None and code < 0 else f"with code {code}"
+            raise WorkError(
+                f"a worker process ended {how}, perhaps for want of memory (fewer --workers need "
+                "less); finished shards are kept, run the same command again to continue"
+            ) from None
+        worker.tasks -= 1
+        if isinstance(report, BaseException):
+            raise report
+        assert isinstance(report, ShardLedger)
+        return report
+
+
+def _work(
+    connection: Connection,
+    settings: ConvertSettings,
+    store: Store,
+    leases: str,
+    counts: Any,
+    place: int,
+) -> None:
+    """Carry out the tasks that come over the connection, in a process of its own."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to all; the parent acts
+    _end_with_parent()
+    begin = place * len(_FIELDS)
+
+    with Fetcher(settings, decode=settings.check == "decode", leases=leases) as fetcher:
+
+        def seen(has_row: bool, is_missing: bool) -> None:
+            tally = fetcher.tally
+            counts[begin] += has_row
+            counts[begin + 1] += is_missing
+            counts[begin + 2] += 1
+            counts[begin + 3] = tally.images
+            counts[begin + 4] = tally.size_bytes
+            counts[begin + 5] = tally.missing
+
+        pending = 0
+
+        def tasks() -> Iterator[ShardTask | None]:
+            nonlocal pending
+            while True:
+                if pending and not connection.poll():
+                    yield None
+                    continue
+                try:
+                    task = connection.recv()
+                except (EOFError, ConnectionError):
+                    return
+                pending += 1
+                yield task
+
+        try:
+            for ledger in ShardWriter(settings, store, fetcher, seen).carry_out(tasks()):
+                pending -= 1
+                connection.send(ledger)
+        except Exception as error:  # noqa: BLE001  (the edge of a shard: the parent raises it)
+            connection.send(error)
+
+
+def _end_with_parent() -> None:
+    """End this process when its parent is gone, however that ended."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, name="pico-banana-watch", daemon=True).start()

@@ -1,0 +1,202 @@
+"""Write and read an output, in a folder or on any fsspec file system, one whole file at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import secrets
+from collections.abc import Iterator, Mapping
+from typing import Any, BinaryIO, cast
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+from pico_banana.errors import OutputError, WriteError
+
+__all__ = ["HashingFile", "Store", "dump_json"]
+
+_TEMPORARY = re.compile(r"\.[^/]+\.[0-9a-f]{16}\.tmp")
+
+
+def dump_json(value: Any) -> bytes:
+    """Return the one spelling of a value that all ledgers use: sorted keys, UTF-8, a line end."""
+    return json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False).encode() + b"\n"
+
+
+class HashingFile:
+    """A binary file for writing that keeps the size and the sha256 of what passes."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file: BinaryIO | None = file
+        self._digest = hashlib.sha256()
+        self.size_bytes = 0
+        self.closed = False
+
+    def write(self, data: Any) -> int:
+        """Write all of the data."""
+        size = memoryview(data).nbytes
+        if self._file is not None:
+            self._file.write(data)
+            self._digest.update(data)
+            self.size_bytes += size
+        return size
+
+    def abandon(self) -> None:
+        """Drop what is written from now on: the file will not be kept."""
+        self._file = None
+
+    def flush(self) -> None:
+        """Nothing to do: the file is flushed when it is closed."""
+
+    def close(self) -> None:
+        """Leave the file open: the store closes it, and gives it its name."""
+        self.closed = True
+
+    def tell(self) -> int:
+        """Return the offset in bytes."""
+        return self.size_bytes
+
+    def seekable(self) -> bool:
+        """Whether the file can be sought: no."""
+        return False
+
+    def readable(self) -> bool:
+        """Whether the file can be read: no."""
+        return False
+
+    def writable(self) -> bool:
+        """Whether the file can be written: yes."""
+        return True
+
+    @property
+    def sha256(self) -> str:
+        """The hex digest of all bytes so far."""
+        return self._digest.hexdigest()
+
+
+class Store:
+    """An output: files by their names below one root.
+
+    A file appears under its name whole or not at all: in a folder it is written under a unique
+    temporary name and renamed, on an object store it is committed by the close, and discarded
+    where writing failed. Pickles; each process opens its own connection.
+    """
+
+    def __init__(self, root: str, storage_options: Mapping[str, Any] | None = None) -> None:
+        """Open an output at a path or an fsspec URL; `OutputError` where that is no place."""
+        if not root:
+            raise OutputError("the output must be a path or an fsspec URL, but is empty", root)
+        self.root = root
+        try:
+            found = fsspec.core.url_to_fs(root, **(storage_options or {}))
+        except (ImportError, ValueError) as error:
+            raise OutputError(f"the output {root} cannot be opened: {error}", root) from None
+        self._fs, path = found
+        self._base = str(path).rstrip("/")
+        self.is_local = isinstance(self._fs, LocalFileSystem)
+
+    def path(self, name: str) -> str:
+        """Return a file's path as its file system takes it."""
+        return f"{self._base}/{name}"
+
+    @contextlib.contextmanager
+    def writing(self, name: str) -> Iterator[HashingFile]:
+        """Give a file to write; it takes its name when all went well, and vanishes otherwise.
+
+        Raises:
+            WriteError: the file cannot be written, with what the file system said.
+        """
+        try:
+            opened = self._writing_local(name) if self.is_local else self._writing_remote(name)
+            with opened as file:
+                yield HashingFile(file)
+        except OSError as error:
+            raise WriteError(
+                f"{self.path(name)} cannot be written: {error}. What is finished stays finished; "
+                "mend it and run the same command again to continue",
+                self.path(name),
+            ) from error
+
+    @contextlib.contextmanager
+    def _writing_local(self, name: str) -> Iterator[BinaryIO]:
+        path = self.path(name)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        folder, base = os.path.split(path)
+        temporary = os.path.join(folder, f".{base}.{secrets.token_hex(8)}.tmp")
+        try:
+            with open(temporary, "xb") as file:
+                yield file
+            os.replace(temporary, path)
+        finally:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+
+    @contextlib.contextmanager
+    def _writing_remote(self, name: str) -> Iterator[BinaryIO]:
+        file = self._fs.open(self.path(name), "wb", autocommit=False)
+        try:
+            yield file
+        except BaseException:
+            # Closing would commit what is there so far.
+            file.discard()
+            file.closed = True
+            raise
+        file.close()
+        file.commit()
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write a whole file."""
+        with self.writing(name) as file:
+            file.write(data)
+
+    def read(self, name: str) -> bytes:
+        """Return a whole file; `FileNotFoundError` where it is not there."""
+        return cast("bytes", self._fs.cat_file(self.path(name)))
+
+    def open(self, name: str) -> BinaryIO:
+        """Open a file for reading, seekable."""
+        return cast("BinaryIO", self._fs.open(self.path(name), "rb"))
+
+    def read_json(self, name: str) -> Any:
+        """Return a JSON file's value, None where it is not there; `OutputError` for no JSON."""
+        try:
+            return json.loads(self.read(name))
+        except FileNotFoundError:
+            return None
+        except ValueError as error:
+            raise OutputError(
+                f"{self.path(name)} is no JSON ({error}); delete it to have it made again",
+                self.path(name),
+            ) from None
+
+    def size_bytes(self, name: str) -> int | None:
+        """Return a file's size, None where it is not there."""
+        try:
+            return int(self._fs.info(self.path(name))["size"])
+        except FileNotFoundError:
+            return None
+
+    def names(self, folder: str) -> list[str]:
+        """Return the names of the files in a folder, sorted; hidden ones too."""
+        self._fs.invalidate_cache()
+        try:
+            found = self._fs.ls(self.path(folder), detail=True)
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        return sorted(
+            entry["name"].rpartition("/")[2] for entry in found if entry["type"] == "file"
+        )
+
+    def delete(self, name: str) -> None:
+        """Delete a file, if it is there."""
+        with contextlib.suppress(FileNotFoundError):
+            self._fs.rm_file(self.path(name))
+
+    def sweep(self, folder: str) -> None:
+        """Delete what writes that were killed have left in a folder."""
+        for name in self.names(folder):
+            if _TEMPORARY.fullmatch(name):
+                self.delete(f"{folder}/{name}")

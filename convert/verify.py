@@ -1,0 +1,211 @@
+"""Check an output against its ledgers: every file whole, every record accounted for."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pico_banana.images import FlawError, inspect
+from pico_banana.schema import CONFIGS, arrow_schema, columns
+
+from .card import CARD_NAME
+from .ledger import Ledger, ShardLedger, numbers_of
+from .store import Store
+
+__all__ = ["Accounts", "verify"]
+
+_BLOCK_BYTES = 8 * 1024 * 1024
+
+
+class Accounts:
+    """How many lines of a config ended in which way; they add up, or `verify` says so."""
+
+    def __init__(self, config: str, plan: dict[str, Any]) -> None:
+        self.config = config
+        self.lines: int = plan["lines"]
+        self.bad = len(plan["bad"])
+        self.filtered = sum(1 for _ in numbers_of(plan["filtered"]))
+        self.left_out = sum(1 for _ in numbers_of(plan["left_out"]))
+        self.missing = 0
+        self.written = 0
+
+
+def verify(store: Store, *, decode: bool) -> tuple[list[Accounts], Iterator[str]]:
+    """Return the accounts of each config, and an iterator of faults, each in words.
+
+    The accounts are complete once the faults have been read to their end. Reads every Parquet
+    file once, and with `decode` every picture in it.
+    """
+    accounts: list[Accounts] = []
+    return accounts, _faults(store, accounts, decode)
+
+
+def _faults(store: Store, accounts: list[Accounts], decode: bool) -> Iterator[str]:
+    for config in CONFIGS:
+        ledger = Ledger(store, config)
+        plan = ledger.read_plan()
+        if plan is None:
+            if store.names(config):
+                yield f"{config}: there are files, but no plan ({ledger.folder}/plan.json)"
+            continue
+        account = Accounts(config, plan)
+        accounts.append(account)
+        yield from _config_faults(store, ledger, plan, account, decode)
+    if not accounts:
+        yield f"{store.root}: no plan in _ledger/, so this is no output of `pico-banana convert`"
+    elif store.size_bytes(CARD_NAME) is None:
+        yield f"{CARD_NAME}: the card is missing; run convert again to have it written"
+
+
+def _config_faults(
+    store: Store, ledger: Ledger, plan: dict[str, Any], account: Accounts, decode: bool
+) -> Iterator[str]:
+    yield from _line_faults(ledger.config, plan, account)
+    expected = {f"{shard['name']}.parquet" for shard in plan["shards"]}
+    for name in store.names(ledger.config):
+        if name not in expected and name.endswith(".parquet"):
+            yield f"{ledger.config}/{name}: not in the plan; delete it, or use --overwrite next time"
+    for shard in plan["shards"]:
+        made = ledger.read_shard(shard["name"])
+        if made is None:
+            yield f"{ledger.config}/{shard['name']}: not finished (no ledger); run convert again"
+            continue
+        account.written += sum(1 for _ in numbers_of(made.written))
+        account.missing += sum(1 for _ in numbers_of(made.missing_lines))
+        yield from _shard_faults(store, ledger, shard, made)
+        if decode and store.size_bytes(ledger.parquet_name(shard["name"])) is not None:
+            yield from _image_faults(store, ledger, shard["name"], plan)
+
+
+def _line_faults(config: str, plan: dict[str, Any], account: Accounts) -> Iterator[str]:
+    """Every line number must have exactly one fate in the plan."""
+    fates: dict[int, str] = {}
+    groups = [
+        ("blank", plan["blank"]),
+        ("bad", [[bad["line"], bad["line"]] for bad in plan["bad"]]),
+        ("filtered", plan["filtered"]),
+        ("left out", plan["left_out"]),
+        *[(shard["name"], shard["lines"]) for shard in plan["shards"]],
+    ]
+    for fate, lines in groups:
+        for number in numbers_of(lines):
+            if number in fates:
+                yield f"{config}: line {number} is accounted for twice: {fates[number]} and {fate}"
+            fates[number] = fate
+    blank = sum(1 for _ in numbers_of(plan["blank"]))
+    nowhere = [n for n in range(1, account.lines + blank + 1) if n not in fates]
+    if nowhere:
+        yield f"{config}: line {_few(nowhere)} of the JSONL file is nowhere in plan.json"
+    beyond = [n for n in fates if n > account.lines + blank]
+    if beyond:
+        yield f"{config}: line {_few(beyond)} in plan.json is not in the JSONL file"
+
+
+def _shard_faults(
+    store: Store, ledger: Ledger, shard: dict[str, Any], made: ShardLedger
+) -> Iterator[str]:
+    name = ledger.parquet_name(shard["name"])
+    if made.digest != shard["digest"]:
+        yield (
+            f"{name}: its ledger is of other settings or records than the plan "
+            f"(digest {made.digest[:12]}, planned {shard['digest'][:12]}); run convert again"
+        )
+    ledger_lines = [*numbers_of(made.written), *numbers_of(made.missing_lines)]
+    planned_lines = [*numbers_of(shard["lines"])]
+    if lost := sorted(set(planned_lines) - set(ledger_lines)):
+        yield f"{name}: line {_few(lost)} is planned here, but nowhere in its ledger"
+    if strange := sorted(set(ledger_lines) - set(planned_lines)):
+        yield f"{name}: line {_few(strange)} is in its ledger, but not planned here"
+    if len(ledger_lines) != len(set(ledger_lines)):
+        yield f"{name}: its ledger has a line both as written and as missing"
+    unexplained = set(numbers_of(made.missing_lines)) - {one.line for one in made.missing}
+    if unexplained:
+        yield f"{name}: line {_few(sorted(unexplained))} is missing without a reason"
+    if made.rows != sum(1 for _ in numbers_of(made.written)):
+        yield f"{name}: its ledger counts {made.rows} rows, but lists other lines as written"
+    if store.size_bytes(name) is None:
+        yield f"{name}: the file is missing; run convert again to have it made"
+        return
+    yield from _file_faults(store, name, made, ledger.config)
+
+
+def _file_faults(store: Store, name: str, made: ShardLedger, config: str) -> Iterator[str]:
+    digest = hashlib.sha256()
+    size = 0
+    with store.open(name) as file:
+        while block := file.read(_BLOCK_BYTES):
+            digest.update(block)
+            size += len(block)
+    if size != made.size_bytes:
+        yield f"{name}: has {size} bytes, but its ledger says {made.size_bytes}"
+    if digest.hexdigest() != made.sha256:
+        yield f"{name}: its bytes are not those that were written (sha256 differs from the ledger)"
+    try:
+        with store.open(name) as file:
+            parquet = pq.ParquetFile(file)
+            rows, schema = parquet.metadata.num_rows, parquet.schema_arrow
+    except (pa.ArrowException, OSError) as error:
+        yield f"{name}: is no readable Parquet file: {error}"
+        return
+    if rows != made.rows:
+        yield f"{name}: has {rows} rows, but its ledger says {made.rows}"
+    if not any(schema.equals(arrow_schema(config, images=i)) for i in ("bytes", "none")):
+        yield f"{name}: its columns are not those of {config}"
+
+
+def _image_faults(store: Store, ledger: Ledger, shard: str, plan: dict[str, Any]) -> Iterator[str]:
+    """Decode every picture, and hold it against its sha256, width and height columns."""
+    name = ledger.parquet_name(shard)
+    images = plan["settings"]["images"]
+    try:
+        with store.open(name) as file:
+            parquet = pq.ParquetFile(file)
+            for group in range(parquet.num_row_groups):
+                for row in parquet.read_row_group(group).to_pylist():
+                    for image, stated in _images(row, ledger.config, images):
+                        fault = _image_fault(image, stated, plan["settings"]["max_pixels"])
+                        if fault:
+                            yield f"{name}: {row['id']}: {fault}"
+    except (pa.ArrowException, OSError, KeyError) as error:
+        yield f"{name}: cannot be read: {error}"
+
+
+def _images(
+    row: dict[str, Any], config: str, images: str
+) -> Iterator[tuple[dict[str, Any] | None, tuple[Any, Any, Any]]]:
+    for column in columns(config, images=images):
+        if column.kind not in ("image", "images"):
+            continue
+        many = "s" if column.kind == "images" else ""
+        prefix = column.name.removesuffix(f"_image{many}")
+        stated = [row[f"{prefix}_{name}{many}"] for name in ("sha256", "width", "height")]
+        if many:
+            yield from zip(row[column.name], zip(*stated, strict=True), strict=True)
+        else:
+            yield row[column.name], (stated[0], stated[1], stated[2])
+
+
+def _image_fault(
+    image: dict[str, Any] | None, stated: tuple[Any, Any, Any], max_pixels: int
+) -> str | None:
+    if image is None:
+        return None if stated == (None, None, None) else "an image is null, but not its sha256"
+    sha256, width, height = stated
+    if hashlib.sha256(image["bytes"]).hexdigest() != sha256:
+        return f"{image['path']} is not what its sha256 column says"
+    try:
+        facts = inspect(image["bytes"], decode=True, max_pixels=max_pixels)
+    except FlawError as flaw:
+        return f"{image['path']} does not decode: {flaw.detail}"
+    if (facts.width, facts.height) != (width, height):
+        return f"{image['path']} is {facts.width} x {facts.height}, not {width} x {height}"
+    return None
+
+
+def _few(numbers: list[int]) -> str:
+    shown = ", ".join(map(str, numbers[:5]))
+    return shown if len(numbers) <= 5 else f"{shown} and {len(numbers) - 5} more"  # noqa: PLR2004
