@@ -43,6 +43,13 @@ _SUFFIXES = {
     "sha256": "sha256 of the published bytes, hex",
 }
 
+_INTRODUCTION = """\
+Apple's [Pico-Banana-400K](https://github.com/apple/pico-banana-400k), examples of text-guided image
+editing: a photo, an instruction, and what an editing model made of it. This is a conversion of the
+published files to Parquet with `Image` columns, made by `pico-banana convert`; it is not Apple's
+own publication.
+"""
+
 _LICENCE = """\
 ## Licences
 
@@ -58,14 +65,12 @@ _CITATION = """\
 ## Citation
 
 ```bibtex
-@misc{qian2025picobanana400k,
-  title         = {Pico-Banana-400K: A Large-Scale Dataset for Text-Guided Image Editing},
-  author        = {Yusu Qian and Eli Bocek-Rivele and Liangchen Song and Jialing Tong and
-                   Yinfei Yang and Jiasen Lu and Wenze Hu and Zhe Gan},
-  year          = {2025},
-  eprint        = {2510.19808},
-  archivePrefix = {arXiv},
-  primaryClass  = {cs.CV}
+@inproceedings{Qian2025PicoBanana400KAL,
+  title={Pico-Banana-400K: A Large-Scale Dataset for Text-Guided Image Editing},
+  author={Yusu Qian and Eli Bocek-Rivele and Liangchen Song and Jialing Tong and Yinfei Yang and
+          Jiasen Lu and Wenze Hu and Zhe Gan},
+  year={2025},
+  url={https://api.semanticscholar.org/CorpusID:282272484}
 }
 ```
 """
@@ -189,10 +194,7 @@ def _size_category(rows: int) -> str:
 def _body(reports: Sequence[ConfigReport]) -> str:
     parts = [
         "# Pico-Banana-400K as Parquet\n",
-        "Apple's [Pico-Banana-400K](https://github.com/apple/pico-banana-400k), examples of "
-        "text-guided image editing: a photo, an instruction, and what an editing model made of "
-        "it. This is a conversion of the published files to Parquet with `Image` columns, made by "
-        "`pico-banana convert`; it is not Apple's own publication.\n",
+        _INTRODUCTION,
         _LICENCE,
         _loading(reports),
         "## What is in it\n",

@@ -30,7 +30,7 @@ _PAINTS: dict[str, Color] = {
 }
 _SKIES: dict[str, tuple[Color, Color]] = {
     "clear": ((88, 156, 222), (208, 230, 242)),
-    "morning": (((132, 180, 218)), (252, 234, 208)),
+    "morning": ((132, 180, 218), (252, 234, 208)),
     "evening": ((92, 98, 164), (250, 190, 136)),
     "golden": ((206, 112, 62), (255, 220, 140)),
     "grey": ((104, 112, 124), (172, 178, 184)),
@@ -41,7 +41,13 @@ _GROUNDS: dict[str, tuple[Color, Color]] = {
     "winter": ((244, 247, 252), (206, 217, 232)),
 }
 _LEAVES: dict[str, Color] = {"summer": (62, 124, 60), "autumn": (208, 122, 42)}
-_HAIRS: tuple[Color, ...] = ((58, 40, 30), (122, 76, 40), (206, 164, 84), (30, 28, 34), (150, 62, 36))
+_HAIRS: tuple[Color, ...] = (
+    (58, 40, 30),
+    (122, 76, 40),
+    (206, 164, 84),
+    (30, 28, 34),
+    (150, 62, 36),
+)
 _SKINS: tuple[Color, ...] = ((246, 208, 176), (224, 172, 132), (176, 120, 82), (118, 78, 54))
 _TRANSLATED = {
     "BAKERY": "BOULANGERIE",
@@ -54,10 +60,11 @@ _TRANSLATED = {
 # Where house, tree, sign, car and person stand, as shares of the width; every second one is mirrored.
 _LAYOUTS: tuple[tuple[float, float, float, float, float], ...] = (
     (0.18, 0.40, 0.59, 0.30, 0.84),
-    (0.86, 0.63, 0.17, 0.80, 0.44),
-    (0.40, 0.14, 0.63, 0.28, 0.86),
+    (0.86, 0.64, 0.185, 0.79, 0.43),
+    (0.42, 0.13, 0.61, 0.27, 0.85),
 )
 _INK: Color = (26, 24, 30)
+_OLD_HAIR: Color = (226, 226, 228)
 _WHITE: Color = (255, 255, 255)
 
 
@@ -86,7 +93,9 @@ _LOOKS: dict[str, Look] = {
     "caricature": Look(head=1.75, chin=1.25, nose=0.46),
     "toy": Look(head=1.9, chin=0.82, eyes="discs", nose=0.06, shade="soft"),
     "bricks": Look(head=1.15, skin=(248, 206, 52), nose=0.0, ink=0.004),
-    "yellow": Look(head=1.2, eyes="goggles", nose=0.24, spikes=True, skin=(254, 216, 46), ink=0.009),
+    "yellow": Look(
+        head=1.2, eyes="goggles", nose=0.24, spikes=True, skin=(254, 216, 46), ink=0.009
+    ),
 }
 
 
@@ -229,9 +238,9 @@ EDITS: dict[str, Edit] = {
         lambda scene: replace(scene, car_x=1 - scene.car_x),
     ),
     "change-the-size-shape-orientation-of-an-object": Edit(
-        "Make the tree twice as large.",
+        "Make the tree much larger.",
         "so that it towers over the house, growing from the same spot",
-        lambda scene: replace(scene, tree=scene.tree * 1.9),
+        lambda scene: replace(scene, tree=scene.tree * 1.65),
     ),
     "add-new-scene-context-background": Edit(
         "Put a city skyline behind the meadow.",
@@ -385,7 +394,7 @@ class _Pen:
         self.unit = unit
         self.origin = origin
         self.ink = 0
-        self.paper = False  # fill everything white: a line drawing
+        self.paper = False  # fill all but ink with white: a line drawing
 
     def at(self, x: float, y: float, scale: float) -> _Pen:
         """Return a pen whose origin is (x, y) of this one and whose unit is `scale` of its units."""
@@ -403,7 +412,8 @@ class _Pen:
         return self._pixels([(x - w / 2, y - h / 2), (x + w / 2, y + h / 2)])
 
     def _style(self, fill: Color) -> tuple[Color, Color | None, int]:
-        return _WHITE if self.paper else fill, _INK if self.ink else None, max(self.ink, 1)
+        paper = _WHITE if self.paper and fill != _INK else fill
+        return paper, _INK if self.ink else None, max(self.ink, 1)
 
     def oval(self, box: Box, fill: Color) -> None:
         fill, outline, width = self._style(fill)
@@ -470,9 +480,7 @@ def _draw_land(canvas: Image.Image, pen: _Pen, scene: Scene, size: Point) -> Non
     pixels = canvas.size
     sky, horizon = _SKIES[scene.sky], round(pixels[1] * 0.58)
     canvas.paste(_gradient((pixels[0], horizon), *sky))
-    canvas.paste(
-        _gradient((pixels[0], pixels[1] - horizon), *_GROUNDS[scene.season]), (0, horizon)
-    )
+    canvas.paste(_gradient((pixels[0], pixels[1] - horizon), *_GROUNDS[scene.season]), (0, horizon))
     if not scene.weather:
         low = 0.36 if scene.sky == "golden" else 0.15
         for r, share in ((0.3, 0.2), (0.23, 0.45), (0.16, 1.0)):
@@ -482,7 +490,9 @@ def _draw_land(canvas: Image.Image, pen: _Pen, scene: Scene, size: Point) -> Non
     for x in (-0.35, 0.1, 0.5, 0.9, 1.3):
         cloud = pen.at((x + rng.uniform(-0.1, 0.1)) * width, rng.uniform(0.1, 0.3) * height, 0.1)
         for dx, dy, r in ((-0.9, 0.1, 0.9), (0, -0.15, 1.3), (0.9, 0.05, 1.0)):
-            cloud.oval((dx, dy, r * 1.5, r * 0.8), _mix(sky[1], _WHITE, 0.55 if not scene.weather else 0.1))
+            cloud.oval(
+                (dx, dy, r * 1.5, r * 0.8), _mix(sky[1], _WHITE, 0.55 if not scene.weather else 0.1)
+            )
     if scene.backdrop == "city":
         _draw_city(pen, scene, size)
     far = _mix(_GROUNDS[scene.season][1], sky[1], 0.55)
@@ -500,7 +510,9 @@ def _draw_city(pen: _Pen, scene: Scene, size: Point) -> None:
     while x < 2 * width:
         w, h = rng.uniform(0.09, 0.15), rng.uniform(0.14, 0.4)
         base = 0.58 * height
-        pen.rect((x + w / 2, base - h / 2, w, h), _mix((66, 76, 104), (128, 138, 160), rng.random()))
+        pen.rect(
+            (x + w / 2, base - h / 2, w, h), _mix((66, 76, 104), (128, 138, 160), rng.random())
+        )
         for row in range(int(h / 0.045)):
             for column in (0.25, 0.5, 0.75):
                 if rng.random() < 0.6:  # noqa: PLR2004  # most windows are lit
@@ -554,8 +566,12 @@ def _draw_vehicle(pen: _Pen, scene: Scene) -> None:
     if scene.vehicle == "car":
         paint = _PAINTS[scene.car_color]
         pen.shape([(-0.13, -0.11), (-0.08, -0.2), (0.08, -0.2), (0.15, -0.11)], paint)
-        pen.shape([(-0.1, -0.115), (-0.066, -0.182), (-0.008, -0.182), (-0.008, -0.115)], (198, 222, 232))
-        pen.shape([(0.012, -0.115), (0.012, -0.182), (0.07, -0.182), (0.115, -0.115)], (198, 222, 232))
+        pen.shape(
+            [(-0.1, -0.115), (-0.066, -0.182), (-0.008, -0.182), (-0.008, -0.115)], (198, 222, 232)
+        )
+        pen.shape(
+            [(0.012, -0.115), (0.012, -0.182), (0.07, -0.182), (0.115, -0.115)], (198, 222, 232)
+        )
         pen.rect((0, -0.075, 0.42, 0.09), paint, 0.03)
         pen.rect((0, -0.045, 0.42, 0.02), _mix(paint, _INK, 0.25))
         pen.oval((0.19, -0.085, 0.03, 0.03), (255, 240, 180))
@@ -620,10 +636,8 @@ def _draw_bricks(pen: _Pen, person: Person, skin: Color) -> None:
 
 def _draw_head(pen: _Pen, person: Person, look: Look, skin: Color) -> None:
     """Draw the head; the pen's origin is its middle, and its unit half of its width."""
-    hair = (226, 226, 228) if person.old else person.hair
+    hair = _OLD_HAIR if person.old else person.hair
     bricks, chin = person.look == "bricks", look.chin
-    if person.long_hair and not bricks:
-        pen.rect((0, 0.35, 2.3, 2.3), hair, 0.6)
     if bricks:
         pen.rect((0, -1.1, 0.9, 0.5), skin, 0.1)
         pen.rect((0, 0, 1.9, 1.9), skin, 0.45)
@@ -632,14 +646,19 @@ def _draw_head(pen: _Pen, person: Person, look: Look, skin: Color) -> None:
             pen.oval((x, 0.1, 0.36, 0.5), skin)
         pen.oval((0, 0.08 * chin, 2, 2.35 * chin), skin)
         if person.old:
-            pen.shape([(-0.85, 0.4), (0, 0.62), (0.85, 0.4), (0.55, 1.25), (0, 1.6), (-0.55, 1.25)], hair)
+            pen.shape(
+                [(-0.85, 0.4), (0, 0.62), (0.85, 0.4), (0.55, 1.25), (0, 1.6), (-0.55, 1.25)], hair
+            )
             for y in (-0.42, -0.3):
                 pen.line([(-0.4, y), (0.4, y)], _mix(skin, _INK, 0.35), 0.05)
         top = -0.3 * chin
         pen.dome((0, top, 2.2, 2 * chin), hair)
         if look.spikes:
             xs = [-1.1 + 0.22 * i for i in range(11)]
-            spikes = [(x * 1.12, top - (0.9 if i % 2 else 0.25) * (1.5 - abs(x)) + 0.1) for i, x in enumerate(xs)]
+            spikes = [
+                (x * 1.12, top - (0.9 if i % 2 else 0.25) * (1.5 - abs(x)) + 0.1)
+                for i, x in enumerate(xs)
+            ]
             pen.shape([*spikes, (0.9, top + 0.05), (-0.9, top + 0.05)], hair)
     _draw_eyes(pen, look.eyes, hair)
     if look.nose:
@@ -698,10 +717,14 @@ def _draw_person(canvas: Image.Image, pen: _Pen, scene: Scene) -> None:
     figure.paper = look.backdrop == "paper"
     skin = look.skin or person.skin
     body = figure.at(0, 0, 0.8 if look.head > 1.3 else 1.0)  # noqa: PLR2004  # big heads, small bodies
-    (_draw_bricks if person.look == "bricks" else _draw_body)(body, person, skin)
     radius = 0.115 * look.head
     neck = -0.66 * (body.unit / figure.unit)
-    _draw_head(figure.at(0, neck - radius * 1.1, radius), person, look, skin)
+    head = figure.at(0, neck - radius * 1.1, radius)
+    if person.long_hair and person.look != "bricks":
+        hair = _OLD_HAIR if person.old else person.hair
+        head.rect((0, 0.4, 2.3, 2.2), hair, 0.6)  # behind the body, else it looks like a beard
+    (_draw_bricks if person.look == "bricks" else _draw_body)(body, person, skin)
+    _draw_head(head, person, look, skin)
     alpha = layer.getchannel("A")
     if look.shade:
         _shade(layer, alpha, round(pen.unit * 0.05), soft=look.shade == "soft")
@@ -726,15 +749,17 @@ def _draw_backdrop(canvas: Image.Image, kind: str, seed: int) -> Image.Image:
         grey = ImageOps.grayscale(canvas).convert("RGB")
         return Image.blend(grey, Image.new("RGB", canvas.size, _WHITE), 0.86)
     if kind == "flat":
-        return Image.new("RGB", canvas.size, ((150, 214, 206), (252, 214, 150), (214, 190, 236))[seed % 3])
+        return Image.new(
+            "RGB", canvas.size, ((150, 214, 206), (252, 214, 150), (214, 190, 236))[seed % 3]
+        )
     if kind == "dots":
-        flat = ImageEnhance.Color(ImageOps.posterize(canvas, 2)).enhance(1.4)
-        flat = Image.blend(flat, Image.new("RGB", canvas.size, (255, 236, 150)), 0.45)
+        flat = ImageEnhance.Color(ImageOps.posterize(canvas, 2)).enhance(1.5)
+        flat = Image.blend(flat, Image.new("RGB", canvas.size, (255, 244, 200)), 0.4)
         draw, step = ImageDraw.Draw(flat), max(6, canvas.height // 44)
         for row in range(canvas.height // step + 1):
             for x in range((row % 2) * step // 2, canvas.width, step):
                 box = [x, row * step, x + step // 2, row * step + step // 2]
-                draw.ellipse(box, (226, 96, 70))
+                draw.ellipse(box, (250, 196, 84))
         return flat
     return canvas
 
@@ -792,7 +817,9 @@ def render(scene: Scene, photo_size: tuple[int, int], size: tuple[int, int]) -> 
 
 def _toned(picture: Image.Image, gains: tuple[float, float, float]) -> Image.Image:
     bands = zip(picture.split(), gains, strict=True)
-    return Image.merge("RGB", [band.point([min(255, round(v * g)) for v in range(256)]) for band, g in bands])
+    return Image.merge(
+        "RGB", [band.point([min(255, round(v * g)) for v in range(256)]) for band, g in bands]
+    )
 
 
 def _warm(picture: Image.Image, _rng: random.Random) -> Image.Image:
@@ -800,8 +827,8 @@ def _warm(picture: Image.Image, _rng: random.Random) -> Image.Image:
 
 
 def _golden(picture: Image.Image, _rng: random.Random) -> Image.Image:
-    lit = Image.blend(picture, Image.new("RGB", picture.size, (255, 160, 56)), 0.2)
-    return ImageEnhance.Color(_toned(lit, (1.05, 0.95, 0.8))).enhance(1.2)
+    lit = Image.blend(picture, Image.new("RGB", picture.size, (255, 176, 84)), 0.12)
+    return ImageEnhance.Color(_toned(lit, (1.05, 0.95, 0.82))).enhance(1.1)
 
 
 def _vignette(picture: Image.Image, strength: float) -> Image.Image:
@@ -813,22 +840,24 @@ def _grain(picture: Image.Image, rng: random.Random) -> Image.Image:
     faded = ImageEnhance.Color(picture).enhance(0.45)
     faded = Image.blend(faded, Image.new("RGB", picture.size, (196, 168, 128)), 0.28)
     noise = Image.frombytes("L", picture.size, rng.randbytes(picture.width * picture.height))
-    return _vignette(Image.blend(faded, noise.convert("RGB"), 0.24), 1.1)
+    return _vignette(Image.blend(faded, noise.convert("RGB"), 0.22), 0.75)
 
 
 def _paint(picture: Image.Image, rng: random.Random) -> Image.Image:
-    bold = ImageEnhance.Color(picture).enhance(1.5)
-    out = bold.filter(ImageFilter.GaussianBlur(3))
+    bold = ImageEnhance.Color(picture).enhance(1.6)
+    out = bold.filter(ImageFilter.GaussianBlur(2))
     draw, (w, h) = ImageDraw.Draw(out), picture.size
-    length = min(w, h) / 22
-    for _ in range(3600):
-        x, y = rng.randrange(w), rng.randrange(h)
-        pixel = bold.getpixel((x, y))
-        tone = rng.randint(-26, 26)
-        red, green, blue = (c + tone for c in pixel) if isinstance(pixel, tuple) else (0, 0, 0)
-        turn = math.sin(x / w * 7) * 1.2 + math.cos(y / h * 9)
-        dx, dy = math.cos(turn) * length, math.sin(turn) * length
-        draw.line([x - dx, y - dy, x + dx, y + dy], (red, green, blue), max(1, round(length / 3)))
+    for share, count in ((26, 900), (48, 3000)):
+        length = min(w, h) / share
+        for _ in range(count):
+            x, y = rng.randrange(w), rng.randrange(h)
+            pixel = bold.getpixel((x, y))
+            tone = rng.randint(-24, 24)
+            red, green, blue = (c + tone for c in pixel) if isinstance(pixel, tuple) else (0, 0, 0)
+            turn = math.sin(x / w * 6) + math.cos(y / h * 8)  # neighbours flow the same way
+            dx, dy = math.cos(turn) * length, math.sin(turn) * length
+            width = max(1, round(length / 2.2))
+            draw.line([x - dx, y - dy, x + dx, y + dy], (red, green, blue), width)
     return out
 
 

@@ -21,9 +21,22 @@ __all__ = ["HashingFile", "Store", "dump_json"]
 _TEMPORARY = re.compile(r"\.[^/]+\.[0-9a-f]{16}\.tmp")
 
 
-def dump_json(value: Any) -> bytes:
-    """Return the one spelling of a value that all ledgers use: sorted keys, UTF-8, a line end."""
-    return json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False).encode() + b"\n"
+def dump_json(value: dict[str, Any]) -> bytes:
+    """Return the one spelling of a value that all ledgers use: sorted keys, UTF-8, a key a line.
+
+    A list of objects has an object a line, so that line tools can search and compare ledgers.
+    """
+
+    def dump(part: Any) -> str:
+        return json.dumps(part, sort_keys=True, ensure_ascii=False)
+
+    def dump_top(part: Any) -> str:
+        if isinstance(part, list) and part and isinstance(part[0], dict):
+            return "[\n  " + ",\n  ".join(map(dump, part)) + "\n ]"
+        return dump(part)
+
+    lines = [f" {dump(key)}: {dump_top(value[key])}" for key in sorted(value)]
+    return ("{\n" + ",\n".join(lines) + "\n}\n").encode()
 
 
 class HashingFile:

@@ -75,6 +75,10 @@ class Release:
         self._settings = settings
         self.base = mirrored(settings.cdn, settings.mirrors)
 
+    def mirror(self, place: str) -> str:
+        """Return where a URL is really asked, by the user's mirrors; a path stays itself."""
+        return mirrored(place, self._settings.mirrors)
+
     def file(self, path: str) -> RemoteFile:
         """Return a file of the release by its path below the base."""
         options = self._settings.storage_options

@@ -3,8 +3,8 @@
     python -I tests/read_back.py OUT EXPECTED.json
 
 `make versions` runs it on each version of `datasets` that constraints/ names. EXPECTED.json holds
-`{"configs": {config: {split: [row, …]}}}`; in a row, an image is `{"path": …, "sha256": …}` or null.
-Needs only the standard library, `datasets` and pillow. Exits with a message at the first difference.
+`{"configs": {config: {split: [row, …]}}}`; a row's image is `{"path": …, "sha256": …}` or null.
+Needs only the standard library, `datasets` and pillow. Exits with a message at the first fault.
 """
 
 import hashlib
@@ -58,8 +58,8 @@ def undecoded(ds):
         elif is_image_list(feature):
             image = datasets.Image(decode=False)
             # before 4.0 a list's feature is a list, since then a List
-            feature = [image] if isinstance(feature, list) else type(feature)(image)
-            ds = ds.cast_column(column, feature)
+            images = [image] if isinstance(feature, list) else type(feature)(image)
+            ds = ds.cast_column(column, images)
     return ds
 
 

@@ -1,0 +1,288 @@
+"""The `pico-banana` commands: read flags, call what does the work, say how it ended."""
+
+from __future__ import annotations
+
+import inspect
+import signal
+import sys
+import typing
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from pico_banana import __version__
+from pico_banana.errors import PicoBananaError, SettingError, UsageError, near
+from pico_banana.schema import CONFIGS, EDIT_CATEGORIES, EDIT_TYPES
+from pico_banana.settings import build_settings, read_settings_file
+
+from .options import ConvertSettings, MaxMissing, RunOptions
+
+app = typer.Typer(
+    name="pico-banana",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Apple's Pico-Banana-400K as sharded Parquet that anybody can load.\n\nThe data are CC "
+    "BY-NC-ND 4.0 (non-commercial, no derivatives), their photos CC BY 2.0.",
+)
+out = Console()
+err = Console(stderr=True)
+
+EXIT_MISSING, EXIT_USAGE = 1, 2
+_INTERRUPTED = {signal.SIGINT: 130, signal.SIGTERM: 143}
+_LISTS = ("input_sources", "edit_types", "edit_categories", "ids", "exclude_ids")
+_FILE_ONLY = ("storage_options", "fetch")
+"""Settings that only a file can hold: they are nested, and may be secret."""
+
+
+def _flags(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command a flag for every setting, from the settings' own descriptions.
+
+    The command gets the flags that were given as `arguments`, a mapping.
+    """
+    own = inspect.signature(command, eval_str=True).parameters.values()
+    settings = [
+        inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=None,
+            annotation=_flag(name),
+        )
+        for name in ConvertSettings.model_fields
+        if name not in _FILE_ONLY
+    ]
+    names = [parameter.name for parameter in settings]
+
+    def called(**given: Any) -> None:
+        arguments = {name: given.pop(name) for name in names}
+        command(**given, arguments=arguments)
+
+    shown = [parameter for parameter in own if parameter.name != "arguments"] + settings
+    called.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]
+    called.__annotations__ = {parameter.name: parameter.annotation for parameter in shown}
+    called.__name__, called.__doc__ = command.__name__, command.__doc__
+    return called
+
+
+def _flag(name: str) -> Any:
+    field = ConvertSettings.model_fields[name]
+    text = field.description or ""
+    if field.default not in (None, {}, ()):
+        text = f"{text} [default: {field.default}]"
+    kind: Any = str
+    metavar = "TEXT"
+    if name in _LISTS or name == "mirrors":
+        kind, metavar = list[str], "GLOB=BASE" if name == "mirrors" else "WORD[,WORD...]"
+    elif int in typing.get_args(field.annotation) or field.annotation is int:
+        kind, metavar = int, "N"
+    elif field.annotation is float:
+        kind, metavar = float, "SHARE"
+    option = typer.Option(f"--{name.replace('_', '-')}", help=text, metavar=metavar)
+    return Annotated[kind | None, option]
+
+
+Config = Annotated[
+    list[str], typer.Argument(metavar="CONFIG...", help="sft, preference, multi_turn or all.")
+]
+SettingsFile = Annotated[
+    str | None,
+    typer.Option("--settings", metavar="FILE.yaml", help="Settings from a file; flags win."),
+]
+
+
+@app.command()
+def types() -> None:
+    """List the 35 edit types: slug, string, category, rows in sft."""
+    table = Table("slug", "edit type", "category", box=None, pad_edge=False)
+    table.add_column("rows", justify="right")
+    for kind in EDIT_TYPES:
+        table.add_row(kind.slug, kind.name, kind.category, f"{kind.rows:,}")
+    table.add_row("", "", "", f"{sum(kind.rows for kind in EDIT_TYPES):,}")
+    out.print(table)
+
+
+@app.command()
+@_flags
+def plan(configs: Config, *, settings_file: SettingsFile = None, arguments: dict[str, Any]) -> None:
+    """Show what would be converted: records, shards, edit types, bytes, odd and bad records."""
+    from .conversion import plan_configs  # noqa: PLC0415  (--help need not wait for Arrow)
+    from .progress import Shown  # noqa: PLC0415
+    from .report import show_plan  # noqa: PLC0415
+
+    settings = _settings(arguments, settings_file)
+    plans, _ = plan_configs(_configs(configs), settings, Shown(err))
+    for one in plans:
+        show_plan(one, settings, out)
+
+
+@app.command()
+@_flags
+def convert(  # noqa: PLR0913  (a command has the flags that it has)
+    configs: Config,
+    *,
+    output: Annotated[
+        str, typer.Option("--output", metavar="OUT", help="Folder or fsspec URL to write to.")
+    ],
+    settings_file: SettingsFile = None,
+    workers: Annotated[int, typer.Option(min=1, metavar="N", help="Worker processes.")] = 2,
+    overwrite: Annotated[
+        bool,
+        typer.Option("--overwrite", help="Delete the files that the old plan names, begin anew."),
+    ] = False,
+    max_missing: Annotated[
+        str | None,
+        typer.Option(
+            metavar="X",
+            help="Stop early beyond so many examples with missing images: a count, or a share "
+            "below 1.",
+        ),
+    ] = None,
+    arguments: dict[str, Any],
+) -> None:
+    """Fetch and write sharded Parquet; continues what is there."""
+    from .conversion import convert as carry_out  # noqa: PLC0415
+    from .progress import Shown  # noqa: PLC0415
+    from .report import show_outcome  # noqa: PLC0415
+    from .store import Store  # noqa: PLC0415
+
+    settings = _settings(arguments, settings_file)
+    if settings.images != "bytes":
+        raise SettingError("images", settings.images, "must be bytes in this version's convert")
+    allowed = MaxMissing.parse(max_missing) if max_missing is not None else None
+    store = Store(output, settings.storage_options)
+    options = RunOptions(workers=workers, overwrite=overwrite, max_missing=allowed)
+    outcome = carry_out(_configs(configs), settings, options, store, Shown(err))
+    show_outcome(outcome, store.root, out)
+    if not outcome.is_within:
+        raise typer.Exit(EXIT_MISSING)
+
+
+@app.command()
+def verify(
+    output: Annotated[str, typer.Argument(metavar="OUT", help="An output of convert.")],
+    *,
+    check: Annotated[
+        str,
+        typer.Option(
+            metavar="LEVEL", help="header: files, rows and accounts; decode: every picture too."
+        ),
+    ] = "header",
+    settings_file: SettingsFile = None,
+) -> None:
+    """Check every file against its ledger, and that every record is accounted for."""
+    from .report import show_accounts  # noqa: PLC0415
+    from .store import Store  # noqa: PLC0415
+    from .verify import verify as find_faults  # noqa: PLC0415
+
+    if check not in ("header", "decode"):
+        raise SettingError("check", check, "must be header or decode")
+    options = read_settings_file(settings_file).get("storage_options") if settings_file else None
+    accounts, faults = find_faults(Store(output, options), decode=check == "decode")
+    found = 0
+    for fault in faults:
+        out.print(fault, markup=False, highlight=False, soft_wrap=True)
+        found += 1
+    show_accounts(accounts, out)
+    if found:
+        err.print(f"{found:,} faults found", highlight=False)
+        raise typer.Exit(EXIT_MISSING)
+    out.print("no fault found: every file is whole, every record accounted for", highlight=False)
+
+
+@app.command()
+def demo(
+    *,
+    output: Annotated[
+        str, typer.Option("--output", metavar="DIR", help="Folder for the demo's files.")
+    ] = "pico-banana-demo",
+) -> None:
+    """Convert an embedded sample release, served on loopback, and show the result."""
+    from .demo import run_demo  # noqa: PLC0415
+
+    run_demo(output, out)
+
+
+def _version(value: bool) -> None:
+    if value:
+        out.print(__version__, highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    *,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Hold what all commands share."""
+    del version
+
+
+common.__doc__ = app.info.help
+
+
+def _configs(words: list[str]) -> list[str]:
+    """The configs that were named, each once, in the order of the release."""
+    for word in words:
+        if word not in (*CONFIGS, "all"):
+            known = (*CONFIGS, "all")
+            raise SettingError(
+                "CONFIG", word, f"must be one of {', '.join(known)}{near(word, known)}"
+            )
+    return [config for config in CONFIGS if config in words or "all" in words]
+
+
+def _settings(arguments: dict[str, Any], file: str | None) -> ConvertSettings:
+    given = {name: value for name, value in arguments.items() if value not in (None, [])}
+    members = {
+        "edit_types": {kind.name for kind in EDIT_TYPES},
+        "edit_categories": set(EDIT_CATEGORIES),
+    }
+    for name in set(_LISTS) & set(given):
+        given[name] = _words(given[name], members.get(name, set()))
+    if "mirrors" in given:
+        given["mirrors"] = dict(_mirror(text) for text in given["mirrors"])
+    return build_settings(ConvertSettings, given, read_settings_file(file) if file else None)
+
+
+def _words(values: list[str], members: set[str]) -> list[str]:
+    """Split comma lists; a value that is a member as a whole is one word, commas and all."""
+    words: list[str] = []
+    for value in values:
+        whole = value in members or value.startswith("@")
+        words += [value] if whole else [word.strip() for word in value.split(",") if word.strip()]
+    return words
+
+
+def _mirror(text: str) -> tuple[str, str]:
+    glob, equals, base = text.partition("=")
+    if not (glob and equals and base):
+        raise SettingError("mirrors", text, "must be GLOB=BASE, like '*.staticflickr.com=http://…'")
+    return glob, base
+
+
+def _interrupt(number: int, _frame: Any) -> None:
+    raise KeyboardInterrupt(number)
+
+
+def main() -> None:
+    """Run the command line; the exit codes are the design's: 0, 1, 2, 130, 143."""
+    for number in _INTERRUPTED:
+        signal.signal(number, _interrupt)
+    try:
+        app(standalone_mode=False)
+    except PicoBananaError as error:
+        err.print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(EXIT_USAGE if isinstance(error, UsageError) else EXIT_MISSING)
+    except KeyboardInterrupt as interrupt:
+        number = interrupt.args[0] if interrupt.args else signal.SIGINT
+        err.print(
+            "interrupted: finished shards are kept; run the same command again to continue",
+            highlight=False,
+        )
+        sys.exit(_INTERRUPTED[signal.Signals(number)])

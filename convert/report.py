@@ -1,0 +1,114 @@
+"""Show plans, outcomes and accounts as tables."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from pico_banana.schema import category_of
+
+from .conversion import Outcome
+from .options import ConvertSettings
+from .plan import Plan
+from .verify import Accounts
+
+__all__ = ["show_accounts", "show_outcome", "show_plan"]
+
+_SHOWN_BAD = 10
+
+
+def _two_columns(title: str) -> Table:
+    table = Table(title=title, title_justify="left", show_header=False, box=None, pad_edge=False)
+    table.add_column()
+    table.add_column(justify="right")
+    return table
+
+
+def show_plan(plan: Plan, settings: ConvertSettings, console: Console) -> None:
+    """Show a plan: where its lines went, its shards, edit types, odd and bad records."""
+    table = _two_columns(plan.config)
+    splits = Counter(shard.split for shard in plan.shards)
+    facts: list[tuple[str, int]] = [
+        ("lines", plan.lines),
+        ("bad", len(plan.bad)),
+        ("filtered", len(plan.filtered)),
+        ("left out", len(plan.left_out)),
+        ("planned records", plan.records),
+        *[(f"shards of {split}", count) for split, count in splits.items()],
+        *[(f"odd: {kind.replace('_', ' ')}", count) for kind, count in sorted(plan.odd.items())],
+    ]
+    if settings.open_images_metadata != "none":
+        facts.append(("photos without ImageID", plan.unlisted))
+    for name, count in facts:
+        table.add_row(name, f"{count:,}")
+    table.add_row("estimated size", f"{plan.estimated_bytes / 1e9:,.2f} GB")
+    console.print(table)
+    if plan.edit_types and plan.config != "multi_turn":
+        console.print(_edit_types(plan))
+    for bad in plan.bad[:_SHOWN_BAD]:
+        console.print(
+            escape(f"bad: {plan.jsonl}, {bad.line.where}: {bad.reason.value}: {bad.detail}"),
+            highlight=False,
+            soft_wrap=True,
+        )
+    if len(plan.bad) > _SHOWN_BAD:
+        console.print(f"... and {len(plan.bad) - _SHOWN_BAD:,} bad lines more; plan.json has all")
+    console.print()
+
+
+def _edit_types(plan: Plan) -> Table:
+    table = Table("edit type", "category", box=None, pad_edge=False)
+    table.add_column("records", justify="right")
+    for kind, count in plan.edit_types.most_common():
+        name = escape(kind) if kind is not None else "(none stated)"
+        table.add_row(name, category_of(kind) or "-", f"{count:,}")
+    return table
+
+
+def show_outcome(outcome: Outcome, root: str, console: Console) -> None:
+    """Show what a conversion came to: rows, and what is missing by reason."""
+    table = Table("config", "split", box=None, pad_edge=False)
+    for name in ("examples", "files", "MB"):
+        table.add_column(name, justify="right")
+    for report in outcome.reports:
+        for split, made in report.splits.items():
+            size = sum(ledger.size_bytes for ledger in made)
+            rows = sum(ledger.rows for ledger in made)
+            table.add_row(report.config, split, f"{rows:,}", f"{len(made):,}", f"{size / 1e6:,.1f}")
+    console.print(table)
+    reasons: Counter[str] = sum(
+        (report.missing_images() for report in outcome.reports), start=Counter()
+    )
+    for reason, count in reasons.most_common():
+        console.print(f"missing: {count:,} images are {reason}", highlight=False)
+    if outcome.missing:
+        console.print(
+            f"{outcome.missing:,} examples have missing images; _ledger/ lists each with its URL "
+            "and reason",
+            highlight=False,
+        )
+    console.print(
+        escape(
+            f"{root}: {outcome.made:,} shards made, {outcome.kept:,} kept. Load it with: "
+            f'load_dataset("{root}", "{outcome.reports[0].config if outcome.reports else "sft"}")'
+        ),
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def show_accounts(accounts: Sequence[Accounts], console: Console) -> None:
+    """Show how every line of each config ended."""
+    if not accounts:
+        return
+    names = ("lines", "bad", "filtered", "left_out", "missing", "written")
+    table = Table("config", box=None, pad_edge=False)
+    for name in names:
+        table.add_column(name.replace("_", " "), justify="right")
+    for account in accounts:
+        table.add_row(account.config, *[f"{getattr(account, name):,}" for name in names])
+    console.print(table)
