@@ -164,7 +164,7 @@ def _add_loading(data: Any, reports: Sequence[ConfigReport]) -> None:
         splits = report.splits
         configs[report.config] = {
             "data_files": [
-                {"split": split, "path": f"{report.config}/{split}-*-of-{len(made):05d}.parquet"}
+                {"split": split, "path": _paths(report.config, split, made)}
                 for split, made in splits.items()
             ]
         }
@@ -184,6 +184,17 @@ def _add_loading(data: Any, reports: Sequence[ConfigReport]) -> None:
         )
     MetadataConfigs(configs).to_dataset_card_data(data)
     DatasetInfosDict(infos).to_dataset_card_data(data)
+
+
+def _paths(config: str, split: str, made: Sequence[ShardLedger]) -> str | list[str]:
+    """The files of a split as one pattern, or one by one where some of them have no row.
+
+    `datasets` 4.8.5 fails on a file without a row before one with rows: "IndexError: list index
+    out of range" (huggingface/datasets#8397).
+    """
+    if all(ledger.rows for ledger in made):
+        return f"{config}/{split}-*-of-{len(made):05d}.parquet"
+    return [f"{config}/{ledger.shard}.parquet" for ledger in made if ledger.rows]
 
 
 def _size_category(rows: int) -> str:

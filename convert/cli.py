@@ -203,7 +203,7 @@ def demo(
     """Convert an embedded sample release, served on loopback, and show the result."""
     from .demo import run_demo  # noqa: PLC0415
 
-    run_demo(output, out)
+    run_demo(app, output, out)
 
 
 def _version(value: bool) -> None:
@@ -266,8 +266,16 @@ def _mirror(text: str) -> tuple[str, str]:
     return glob, base
 
 
+class _InterruptedError(BaseException):
+    """A signal came. No KeyboardInterrupt: the command line's library has its own end for that."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = signal.Signals(number)
+
+
 def _interrupt(number: int, _frame: Any) -> None:
-    raise KeyboardInterrupt(number)
+    raise _InterruptedError(number)
 
 
 def main() -> None:
@@ -275,14 +283,13 @@ def main() -> None:
     for number in _INTERRUPTED:
         signal.signal(number, _interrupt)
     try:
-        app(standalone_mode=False)
+        app()
     except PicoBananaError as error:
         err.print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
         sys.exit(EXIT_USAGE if isinstance(error, UsageError) else EXIT_MISSING)
-    except KeyboardInterrupt as interrupt:
-        number = interrupt.args[0] if interrupt.args else signal.SIGINT
+    except _InterruptedError as interrupted:
         err.print(
             "interrupted: finished shards are kept; run the same command again to continue",
             highlight=False,
         )
-        sys.exit(_INTERRUPTED[signal.Signals(number)])
+        sys.exit(_INTERRUPTED[interrupted.number])

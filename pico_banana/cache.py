@@ -14,6 +14,7 @@ from typing import Any, BinaryIO, cast
 
 import fsspec
 from filelock import FileLock
+from fsspec.callbacks import Callback
 from fsspec.implementations.local import LocalFileSystem
 
 from pico_banana.errors import ReleaseError
@@ -21,7 +22,6 @@ from pico_banana.errors import ReleaseError
 __all__ = ["RemoteFile", "cache_folder", "kept", "local_name", "replacing"]
 
 _TRIES = 5
-_BLOCK_BYTES = 4 * 1024 * 1024
 
 Progress = Callable[[int, "int | None"], None]
 """Told the bytes so far and the bytes in all (None where unknown)."""
@@ -77,6 +77,18 @@ def local_name(url: str, identity: str) -> str:
     return f"{digest}-{os.path.basename(url.partition('?')[0])[-80:]}"
 
 
+class _Shown(Callback):  # type: ignore[misc]  # fsspec has no types
+    """Passes on what fsspec says of a transfer."""
+
+    def __init__(self, progress: Progress | None) -> None:
+        super().__init__()
+        self._progress = progress
+
+    def call(self, *_: Any, **__: Any) -> None:
+        if self._progress is not None:
+            self._progress(self.value, self.size)
+
+
 @dataclass(frozen=True)
 class RemoteFile:
     """A file in a folder, behind http(s), or on any fsspec file system.
@@ -112,7 +124,7 @@ class RemoteFile:
         file_system, path = self._file_system()
         file_system.invalidate_cache()
         info = file_system.info(path)
-        for name in ("ETag", "etag", "md5", "checksum"):
+        for name in ("ETag", "etag", "md5", "checksum", "Last-Modified"):
             if info.get(name):
                 return str(info[name])
         changed = info.get("mtime") or info.get("LastModified") or info.get("created") or ""
@@ -138,16 +150,12 @@ class RemoteFile:
 
     def _copy(self, path: str, progress: Progress | None) -> None:
         file_system, remote = self._file_system()
-        total = file_system.info(remote).get("size")
-        done = 0
-        with file_system.open(remote, "rb") as source, open(path, "wb") as target:
-            while block := source.read(_BLOCK_BYTES):
-                target.write(block)
-                done += len(block)
-                if progress is not None:
-                    progress(done, total)
-        if total is not None and done != total:
-            raise OSError(f"it should have {total} bytes, but {done} came")
+        shown = _Shown(progress)
+        # Streams, and so needs no Range requests of the server.
+        file_system.get_file(remote, path, callback=shown)
+        done = os.path.getsize(path)
+        if shown.size is not None and done != shown.size:
+            raise OSError(f"it should have {shown.size} bytes, but {done} came")
 
     def kept(self, folder: str, progress: Progress | None = None) -> str:
         """Return a local path of the file: itself, or a copy in the cache folder."""
@@ -164,13 +172,26 @@ class RemoteFile:
         for again in range(_TRIES):
             try:
                 return call()
-            except (FileNotFoundError, PermissionError, IsADirectoryError) as error:  # noqa: PERF203
-                raise ReleaseError(f"{self.url} cannot be {verb}: {error}", self.url) from None
+            except (ReleaseError, ImportError):
+                raise
             except Exception as error:
                 # Every fsspec back end has its own exceptions; what they share is that trying
                 # again is safe, and that the last one's words help the user.
-                if again == _TRIES - 1 or isinstance(error, (ImportError, ReleaseError)):
-                    said = f"{type(error).__name__}: {error}".rstrip(": ")
+                cause = _cause(error)
+                if again == _TRIES - 1 or isinstance(cause, _PERMANENT):
+                    said = f"{type(cause).__name__}: {cause}".rstrip(": ")
                     raise ReleaseError(f"{self.url} cannot be {verb}: {said}", self.url) from error
                 time.sleep(random.uniform(0.1, 0.3) * 2**again)  # noqa: S311
         raise AssertionError("unreachable")
+
+
+_PERMANENT = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
+
+
+def _cause(error: Exception) -> Exception:
+    """What really went wrong: fsspec says FileNotFoundError of a server that does not answer."""
+    cause = error.__cause__
+    if isinstance(error, FileNotFoundError) and isinstance(cause, Exception):
+        is_absent = getattr(cause, "status", None) in (404, 410)
+        return error if is_absent else cause
+    return error

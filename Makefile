@@ -1,0 +1,99 @@
+# The tasks of a checkout. Each first makes the environment that it needs. Needs only make and Python.
+
+PYTHON ?= python3
+ARGS ?=
+DATASETS = 2.21.0 3.6.0 4.0.0 4.8.5 5.2.0
+NEWEST = 5.2.0
+CONSTRAINTS = constraints/datasets-$(NEWEST).txt
+PIP_INSTALL = -m pip install --quiet --disable-pip-version-check
+READ_BACK = .venvs/read-back
+
+# Nothing that a task loads lands in the user's caches, or comes from them.
+CACHES = HF_HOME="$(CURDIR)/.venv/cache/huggingface" PICO_BANANA_CACHE="$(CURDIR)/.venv/cache/pico_banana"
+unexport HF_DATASETS_CACHE HF_HUB_CACHE HF_MODULES_CACHE HF_TOKEN PYTHONHOME PYTHONPATH
+
+.PHONY: help demo test soak lint types versions constraints clean
+
+help:  ## list these tasks
+	@echo 'make TASK [PYTHON=python3.11]; tasks:'
+	@sed -n 's/^\([a-z]*\):[^#]*## /\1#/p' Makefile | awk -F'#' '{ printf "  %-12s %s\n", $$1, $$2 }'
+
+demo: .venv/runtime.stamp  ## convert the embedded sample release into demo-output, no network needed
+	$(CACHES) .venv/bin/pico-banana demo --output demo-output
+
+test: .venv/dev.stamp  ## the tests but for the soak; ARGS="-k word" adds arguments of pytest
+	$(CACHES) .venv/bin/python -m pytest -n 2 -m "not soak" $(ARGS)
+
+soak: .venv/dev.stamp  ## the tests that take minutes; SOAK=short for their short form
+	$(CACHES) .venv/bin/python -m pytest -m soak $(ARGS)
+
+lint: .venv/dev.stamp  ## ruff's rules and format
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+
+types: .venv/dev.stamp  ## mypy, strict
+	.venv/bin/mypy pico_banana_400k.py
+	.venv/bin/mypy -p pico_banana
+
+# Two at a time: each holds a table of the output and a decoded picture or two.
+versions: .venv/dev.stamp  ## read an output with plain datasets of each version in constraints/
+	@rm -rf $(READ_BACK)
+	$(CACHES) .venv/bin/python -m tests.make_read_back $(READ_BACK)
+	@$(MAKE) --no-print-directory --keep-going -j2 $(DATASETS:%=read-back-%)
+
+read-back-%: .venvs/datasets-%/reading.stamp
+	@.venvs/datasets-$*/bin/python -I tests/read_back.py $(READ_BACK)/out $(READ_BACK)/expected.json
+
+constraints: .venvs/uv/uv.stamp  ## choose the newest versions that fit together, and write constraints/
+	@set -e; for version in $(DATASETS); do \
+	  extra=; if [ $$version = $(NEWEST) ]; then extra='--extra dev'; fi; \
+	  printf '%s\n' datasets==$$version aiohttp pillow pyarrow pytest requests | \
+	  .venvs/uv/bin/uv pip compile --quiet --upgrade --universal --python-version 3.10 $$extra \
+	    --no-annotate --custom-compile-command 'make constraints' \
+	    --output-file constraints/datasets-$$version.txt pyproject.toml - > /dev/null; \
+	done
+
+clean:  ## remove the environments, caches and demo-output
+	rm -rf .venv .venvs demo-output build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A stamp says that a folder's contents are complete and belong to the files that the stamp is newer than.
+
+.venv/python.stamp:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || { \
+	  echo "PYTHON must be Python 3.10 or newer, but got '$(PYTHON)': $$($(PYTHON) --version 2>&1 | tail -1)"; \
+	  echo "Name another one: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 1; } >&2
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	  package=$$($(PYTHON) -c 'import sys; print("python3.%d-venv" % sys.version_info[1])'); \
+	  echo "'$(PYTHON)' cannot make a virtual environment: it comes without ensurepip."; \
+	  echo "On Debian and Ubuntu: apt-get install $$package (python3-venv for the system's python3)"; \
+	  exit 1; } >&2
+	@echo 'Making .venv'
+	@$(PYTHON) -m venv .venv || { rm -rf .venv; exit 1; }
+	@touch $@
+
+.venv/runtime.stamp: .venv/python.stamp pyproject.toml $(CONSTRAINTS)
+	@echo 'Installing what the package needs'
+	@.venv/bin/python $(PIP_INSTALL) --editable . --constraint $(CONSTRAINTS)
+	@touch $@
+
+# After the runtime's, never beside it: two pips in one environment would break it.
+.venv/dev.stamp: .venv/runtime.stamp
+	@echo 'Installing what the tests need'
+	@.venv/bin/python $(PIP_INSTALL) --editable '.[dev]' --constraint $(CONSTRAINTS)
+	@touch $@
+
+# No project in these: they read an output as a user of plain datasets does.
+.venvs/datasets-%/reading.stamp: constraints/datasets-%.txt .venv/python.stamp
+	@echo 'Making .venvs/datasets-$*'
+	@.venv/bin/python -m venv --clear .venvs/datasets-$*
+	@.venvs/datasets-$*/bin/python $(PIP_INSTALL) datasets pillow pyarrow aiohttp requests --constraint $<
+	@touch $@
+
+.venvs/uv/uv.stamp: .venv/python.stamp
+	@.venv/bin/python -m venv --clear .venvs/uv
+	@.venvs/uv/bin/python $(PIP_INSTALL) uv
+	@touch $@
+
+# else make deletes it as an intermediate file
+.PRECIOUS: .venvs/datasets-%/reading.stamp
