@@ -6,11 +6,10 @@ import base64
 import csv
 import hashlib
 import json
-import os
 import random
 import string
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -27,10 +26,20 @@ __all__ = ["SampleRelease", "make_sample_release"]
 Size = tuple[int, int]
 
 _FILE_NAMES = {"sft": "sft", "preference": "preference", "multi_turn": "multi-turn"}
-_CSV_COLUMNS = (
-    "ImageID,Subset,OriginalURL,OriginalLandingURL,License,AuthorProfileURL,Author,Title,"
-    "OriginalSize,OriginalMD5,Thumbnail300KURL,Rotation"
-).split(",")
+_CSV_COLUMNS = [
+    "ImageID",
+    "Subset",
+    "OriginalURL",
+    "OriginalLandingURL",
+    "License",
+    "AuthorProfileURL",
+    "Author",
+    "Title",
+    "OriginalSize",
+    "OriginalMD5",
+    "Thumbnail300KURL",
+    "Rotation",
+]
 _AUTHORS = ("Jörg Müller", 'Ann "Annie" O\'Neil', "Lee, Kim & Co.", "山田 太郎", "plainname")
 _TITLES = ("A house, a tree, and a sign", 'The "old" road', "Été à la campagne", "雨の日", "")
 _ROTATIONS = ("0.0", "", "90.0", "0.0", "270.0")
@@ -200,7 +209,8 @@ class _Writer:
     def make_photos(self, count: int, size: Size) -> None:
         """Write `count` photos as Open Images and Flickr have them, and the image list."""
         rng, (w, h) = self._rng, size
-        shapes = [(w, h), (w, h * 7 // 8), (h, w), (w, h), (h * 8 // 7, h)]
+        side = min(w, h)
+        shapes = [(w, h), (w, h * 7 // 8), (h, w), (w, h), (side, side)]
         ids = sorted(f"{i % 2}{rng.getrandbits(60):015x}" for i in range(count))
         rows = [self._other_row(i) for i in range(_OTHER_PHOTOS)]
         for index, image_id in enumerate(ids):
@@ -373,3 +383,104 @@ def _without(record: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 def _published(path: str) -> str:
     return PUBLISHED_BASE + quote(path)
+
+
+def _single_quirks(lines: _Lines, writer: _Writer) -> None:
+    """Add odd and bad lines to sft or preference."""
+    config, tag = lines.config, "" if lines.config == "sft" else "-2"
+    made = iter(range(10**6))
+
+    def fresh(stem: str | None = None) -> dict[str, Any]:
+        index = next(made)
+        return writer.record(config, index, index, stem)
+
+    repeated, absolute, http = fresh(), fresh(), fresh()
+    lines.add(fresh(), b"\r\n")
+    lines.raw += [b"\n", b"\r\n"]
+    lines.add({**fresh(), "editor": {"name": "unknown", "tries": [1, 2]}, "score": None})
+    lines.add({**fresh(), "summarized_text": None})
+    lines.add(_without(fresh(), "summarized_text"))
+    lines.add({**fresh(), "edit_type": "Turn day into night"})
+    lines.add({**fresh(), "edit_type": None})
+    lines.add({**http, "open_image_input_url": "http" + http["open_image_input_url"][5:]})
+    lines.add({**absolute, "output_image": _published(absolute["output_image"])})
+    lines.add(repeated)
+    lines.add({**repeated, "text": f"{repeated['text']} Keep the picture's size."})
+    lines.add({**fresh(), "text": "Make it warmer \ud800 please."}, escape=True)
+    lines.add({**fresh(), "text": "Make it \u0000 colder."}, escape=True)
+    lines.add(fresh(f"{_ODD_NAME}{tag}"))
+    if config == "preference":
+        _rejected_quirks(lines, writer, fresh(), fresh())
+    good = fresh()
+    _bad_lines(lines, good)
+    lines.add_bad(_without(good, "output_image"))
+    lines.add_bad({**good, "text": 5})
+    lines.add_bad({**good, "output_image": "../../etc/passwd"})
+    lines.add_bad({**good, "open_image_input_url": "file:///etc/passwd"})
+    lines.add(good, b"")
+
+
+def _rejected_quirks(
+    lines: _Lines, writer: _Writer, alone: dict[str, Any], elsewhere: dict[str, Any]
+) -> None:
+    lines.add({**alone, "rejected_images": alone["rejected_images"][0]})
+    first = elsewhere["rejected_images"][0].removeprefix("nano-banana-300k/")
+    with Image.open(writer.cdn / first) as picture:
+        writer.save("preference", "images/rejected-edit/zz1.png", picture)
+    lines.add({**elsewhere, "rejected_images": ["nano-banana-300k/rejected-edit/zz1.png"]})
+    lines.add_bad(_without(alone, "rejected_images"))
+
+
+def _multi_turn_quirks(lines: _Lines, writer: _Writer) -> None:
+    """Add odd and bad lines to multi_turn."""
+    made = iter(range(10**6))
+
+    def fresh(stem: str | None = None) -> dict[str, Any]:
+        index = next(made)
+        return writer.record("multi_turn", index, index, stem)
+
+    prompts = "metadata_edit_turn_prompts"
+    repeated, absolute, http = fresh(), fresh(), fresh()
+    lines.add(fresh(), b"\r\n")
+    lines.raw += [b"\n", b"\r\n"]
+    extra = fresh()
+    files = [{**file, "kind": "png"} for file in extra["files"]]
+    lines.add({**extra, "files": files, "score": None})
+    photo = _url_of(http, "original_input_image")
+    lines.add(_with_url(http, "original_input_image", "http" + photo[5:]))
+    lines.add(_with_url(absolute, "final_image", _published(_url_of(absolute, "final_image"))))
+    lines.add(repeated)
+    lines.add({**repeated, prompts: [f"{prompt}, gently" for prompt in repeated[prompts]]})
+    for text in ("Make it warmer \ud800 please", "Make it \u0000 colder"):
+        record = fresh()
+        lines.add({**record, prompts: [text, *record[prompts][1:]]}, escape=True)
+    lines.add(fresh(_ODD_NAME + "_turn{turn}"))
+    lines.add(fresh("7_attemptA_turn{turn}_retry2"))
+    good = fresh()
+    _bad_lines(lines, good)
+    lines.add_bad(_without(good, "files"))
+    without_last = [file for file in good["files"] if file["id"] != "final_image"]
+    lines.add_bad({**good, "files": without_last})
+    lines.add_bad({**good, prompts: "Make it warmer"})
+    lines.add_bad({**good, prompts: [*good[prompts], "One turn more"]})
+    lines.add_bad(_with_url(good, "final_image", "../../etc/passwd"))
+    lines.add_bad(_with_url(good, "original_input_image", "file:///etc/passwd"))
+    lines.add(good, b"")
+
+
+def _bad_lines(lines: _Lines, good: Mapping[str, Any]) -> None:
+    """Add the lines that are bad in every config."""
+    raw = _line(good)
+    lines.add_bad(b"<html>503 Service Unavailable</html>")
+    lines.add_bad(b'["a list", "is no record"]')
+    lines.add_bad(raw[:-1] + b', "note": "\xff\xfe"}')  # not UTF-8
+    lines.add_bad(raw[: len(raw) // 2])
+
+
+def _url_of(record: Mapping[str, Any], name: str) -> str:
+    return next(str(file["url"]) for file in record["files"] if file["id"] == name)
+
+
+def _with_url(record: Mapping[str, Any], name: str, url: str) -> dict[str, Any]:
+    files = [{**file, "url": url} if file["id"] == name else file for file in record["files"]]
+    return {**record, "files": files}

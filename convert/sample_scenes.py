@@ -11,6 +11,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Any
 
 from PIL import Image, ImageChops, ImageDraw, ImageEnhance, ImageFilter, ImageFont, ImageOps
 
@@ -57,7 +58,7 @@ _TRANSLATED = {
     "BOOKS": "LIBROS",
     "WELCOME": "BIENVENUE",
 }
-# Where house, tree, sign, car and person stand, as shares of the width; every second one is mirrored.
+# Where house, tree, sign, car and person stand, as shares of the width; half are mirrored.
 _LAYOUTS: tuple[tuple[float, float, float, float, float], ...] = (
     (0.18, 0.40, 0.59, 0.30, 0.84),
     (0.86, 0.64, 0.185, 0.79, 0.43),
@@ -176,7 +177,7 @@ def make_scene(seed: int) -> Scene:
 
 @dataclass(frozen=True)
 class Edit:
-    """One kind of edit: its short instruction, what a long one says besides, and what it changes."""
+    """One kind of edit: its short instruction, what a long one adds, and what it changes."""
 
     short: str
     detail: str
@@ -187,12 +188,12 @@ def _filtered(name: str) -> Callable[[Scene], Scene]:
     return lambda scene: replace(scene, filters=(*scene.filters, name))
 
 
-def _changed(**changes: object) -> Callable[[Scene], Scene]:
-    return lambda scene: replace(scene, **changes)  # type: ignore[arg-type]  # checked by its tests
+def _changed(**changes: Any) -> Callable[[Scene], Scene]:
+    return lambda scene: replace(scene, **changes)
 
 
-def _person(**changes: object) -> Callable[[Scene], Scene]:
-    return lambda scene: replace(scene, person=replace(scene.person, **changes))  # type: ignore[arg-type]
+def _person(**changes: Any) -> Callable[[Scene], Scene]:
+    return lambda scene: replace(scene, person=replace(scene.person, **changes))
 
 
 def _next_paint(name: str) -> str:
@@ -397,7 +398,7 @@ class _Pen:
         self.paper = False  # fill all but ink with white: a line drawing
 
     def at(self, x: float, y: float, scale: float) -> _Pen:
-        """Return a pen whose origin is (x, y) of this one and whose unit is `scale` of its units."""
+        """Return a pen whose origin is (x, y) here and whose unit is `scale` units of this one."""
         (origin,) = self._pixels([(x, y)])
         pen = _Pen(self.picture, self.unit * scale, origin)
         pen.ink, pen.paper = self.ink, self.paper
@@ -642,7 +643,7 @@ def _draw_head(pen: _Pen, person: Person, look: Look, skin: Color) -> None:
         pen.rect((0, -1.1, 0.9, 0.5), skin, 0.1)
         pen.rect((0, 0, 1.9, 1.9), skin, 0.45)
     else:
-        for x in (-1, 1):
+        for x in (-1.0, 1.0):
             pen.oval((x, 0.1, 0.36, 0.5), skin)
         pen.oval((0, 0.08 * chin, 2, 2.35 * chin), skin)
         if person.old:
@@ -774,7 +775,7 @@ def _draw_weather(pen: _Pen, scene: Scene, size: Point) -> None:
 def _canvas(scene: Scene, size: tuple[int, int]) -> Image.Image:
     """Draw the scene at twice the size, which smooths its edges once it is made smaller."""
     wide, high = size[0] * 2, size[1] * 2
-    pad, unit = round(scene.margin * wide), float(min(wide, high))
+    pad, unit = round(scene.margin * wide), min(wide / 1.2, high)
     width, height = wide / unit, high / unit
     canvas = Image.new("RGB", (wide + 2 * pad, high))
     pen = _Pen(canvas, unit, (pad, 0))
@@ -800,15 +801,22 @@ def _canvas(scene: Scene, size: tuple[int, int]) -> Image.Image:
     return canvas
 
 
+def _zoomed(canvas: Image.Image, scene: Scene, photo_size: tuple[int, int]) -> Box:
+    """Return what the camera sees of the canvas: left, top, right and bottom, in px."""
+    wide, high = photo_size[0] * 2, photo_size[1] * 2
+    w, h = canvas.width / scene.zoom, canvas.height / scene.zoom
+    face = high * 0.985 - 0.6 * min(wide / 1.2, high)
+    left = (scene.margin + scene.person_x) * wide - w / 2
+    left = min(max(left, 0.0), canvas.width - w)
+    top = min(max(face - 0.42 * h, 0.0), canvas.height - h)
+    return left, top, left + w, top + h
+
+
 def render(scene: Scene, photo_size: tuple[int, int], size: tuple[int, int]) -> Image.Image:
-    """Return the scene as an RGB picture of `size`, laid out for a photo of `photo_size` (in px)."""
+    """Return the scene as an RGB picture of `size`, laid out for a photo of `photo_size` px."""
     canvas = _canvas(scene, photo_size)
-    if scene.zoom > 1:
-        w, h = canvas.width / scene.zoom, canvas.height / scene.zoom
-        x = scene.margin * 2 * photo_size[0] + scene.person_x * 2 * photo_size[0] - w / 2
-        left, top = min(max(x, 0.0), canvas.width - w), canvas.height * 0.16
-        canvas = canvas.resize(size, Image.Resampling.LANCZOS, (left, top, left + w, top + h))
-    picture = canvas.resize(size, Image.Resampling.LANCZOS)
+    seen = _zoomed(canvas, scene, photo_size)
+    picture = canvas.resize(size, Image.Resampling.LANCZOS, seen)
     rng = random.Random(scene.seed)  # noqa: S311  # pictures need seeded variety, not secrets
     for name in scene.filters:
         picture = FILTERS[name](picture, rng)
@@ -838,9 +846,9 @@ def _vignette(picture: Image.Image, strength: float) -> Image.Image:
 
 def _grain(picture: Image.Image, rng: random.Random) -> Image.Image:
     faded = ImageEnhance.Color(picture).enhance(0.45)
-    faded = Image.blend(faded, Image.new("RGB", picture.size, (196, 168, 128)), 0.28)
+    faded = Image.blend(faded, Image.new("RGB", picture.size, (214, 188, 150)), 0.34)
     noise = Image.frombytes("L", picture.size, rng.randbytes(picture.width * picture.height))
-    return _vignette(Image.blend(faded, noise.convert("RGB"), 0.22), 0.75)
+    return _vignette(Image.blend(faded, noise.convert("RGB"), 0.22), 0.55)
 
 
 def _paint(picture: Image.Image, rng: random.Random) -> Image.Image:
