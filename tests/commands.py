@@ -1,0 +1,99 @@
+"""Run the project's commands as real processes, and read what they wrote."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from pico_banana.convert.sample_release import SampleRelease
+
+QUICK_FETCH = {"retries": 2, "backoff_s": 0.01, "read_timeout_s": 5, "connect_timeout_s": 5}
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+def arguments_of(*words: str | os.PathLike[str]) -> list[str]:
+    return [sys.executable, "-m", "pico_banana.convert", *map(os.fspath, words)]
+
+
+def pico_banana(
+    *words: str | os.PathLike[str],
+    env: Mapping[str, str] | None = None,
+    preexec: Callable[[], None] | None = None,
+) -> Ended:
+    """Run a command to its end."""
+    ended = subprocess.run(
+        arguments_of(*words),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "COLUMNS": "200", **(env or {})},
+        preexec_fn=preexec,  # noqa: PLW1509  (the test process has no locks to copy here)
+        check=False,
+    )
+    assert "Traceback" not in ended.stderr, ended.stderr
+    return Ended(ended.returncode, ended.stdout, ended.stderr)
+
+
+def release_flags(release: SampleRelease, cdn: str | Path | None = None) -> list[str]:
+    """The flags that name a sample release, its edits at `cdn` where given."""
+    return [
+        *("--cdn", os.fspath(cdn or release.cdn)),
+        *("--open-images", os.fspath(release.open_images)),
+        *("--open-images-metadata", os.fspath(release.metadata_csv)),
+    ]
+
+
+def quick_settings(folder: Path, **more: Any) -> list[str]:
+    """The flags of a settings file with short waits."""
+    path = folder / "settings.yaml"
+    path.write_text(json.dumps({"fetch": QUICK_FETCH, **more}), encoding="utf-8")
+    return ["--settings", os.fspath(path)]
+
+
+def digests(output: Path) -> dict[str, str]:
+    """The sha256 of every file of an output that must be the same from every run."""
+    files = [*output.glob("*/*.parquet"), output / "README.md"]
+    return {
+        os.fspath(path.relative_to(output)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in files
+        if path.exists()
+    }
+
+
+def rows(output: Path, config: str) -> list[dict[str, Any]]:
+    """All rows of a config, in order, images as {bytes, path}."""
+    found: list[dict[str, Any]] = []
+    for path in sorted((output / config).glob("*.parquet")):
+        found += pq.read_table(path).to_pylist()
+    return found
+
+
+def ledgers(output: Path, config: str) -> list[dict[str, Any]]:
+    paths = sorted((output / "_ledger" / config).glob("train-*.json"))
+    return [json.loads(path.read_bytes()) for path in paths]
+
+
+def plan_of(output: Path, config: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((output / "_ledger" / config / "plan.json").read_bytes())
+    return found
+
+
+def count(stretches: Iterable[Iterable[int]]) -> int:
+    return sum(last - first + 1 for first, last in stretches)
