@@ -45,11 +45,15 @@ class ParquetFile:
         bare = {f"{name}.bytes" for name in self._image_columns}
         bare |= {f"{name}.list.element.bytes" for name in self._image_lists}
         others = [path for path in self._leaves() if path not in bare]
+        # No dictionary for lists: with one row a page, pyarrow 26 writes a list leaf with a
+        # dictionary such that a row group of a single row cannot be read again. Nor would one
+        # help: URLs, names and hashes hardly repeat.
+        singles = [path for path in others if ".list." not in path]
         self._writer = pq.ParquetWriter(
             file,
             self._schema,
             compression={path: "NONE" if path in bare else "ZSTD" for path in self._leaves()},
-            use_dictionary=others,
+            use_dictionary=singles,
             write_statistics=others,
             write_page_index=True,
             # One row a page: small images would share pages by any larger batch.

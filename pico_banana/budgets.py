@@ -19,6 +19,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Mapping
+from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlsplit
 
@@ -133,14 +134,14 @@ class LeaseServer:
         self.address = os.path.join(self._folder, "leases")
         self._budgets = budgets
         self._loop = asyncio.new_event_loop()
-        self._started = threading.Event()
+        self._started: Future[None] = Future()
         self._stop: asyncio.Event | None = None
         self._thread = threading.Thread(target=self._run, name="pico-banana-leases", daemon=True)
 
     def __enter__(self) -> Self:
         """Start serving."""
         self._thread.start()
-        self._started.wait()
+        self._started.result()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -152,7 +153,10 @@ class LeaseServer:
 
     def _run(self) -> None:
         with contextlib.closing(self._loop):
-            self._loop.run_until_complete(self._serve())
+            try:
+                self._loop.run_until_complete(self._serve())
+            except OSError as error:  # a socket's path is at most some 100 characters long
+                self._started.set_exception(error)
 
     async def _serve(self) -> None:
         self._stop = asyncio.Event()
@@ -172,7 +176,7 @@ class LeaseServer:
                 writer.close()
 
         server = await asyncio.start_unix_server(client, self.address)
-        self._started.set()
+        self._started.set_result(None)
         await self._stop.wait()
         server.close()
         for task in clients:
@@ -214,6 +218,9 @@ class _Client:
         self._writer.write(b"%d\n" % number)
 
 
+_ENDED = "the run that grants leases has ended"
+
+
 class LeasedBudgets:
     """The budgets of a `LeaseServer` in another process, for one event loop."""
 
@@ -226,7 +233,11 @@ class LeasedBudgets:
         self._number = 0
 
     async def acquire(self, host: str) -> None:
-        """Wait until one more request to the host may begin, in any process of the run."""
+        """Wait until one more request to the host may begin, in any process of the run.
+
+        Raises:
+            ConnectionError: the server has ended.
+        """
         writer = await self._connected()
         self._number += 1
         granted = asyncio.get_running_loop().create_future()
@@ -263,10 +274,13 @@ class LeasedBudgets:
             if self._writer is None:
                 reader, self._writer = await asyncio.open_unix_connection(self._address)
                 self._reading = asyncio.ensure_future(self._read(reader))
+            if self._reading is None or self._reading.done():
+                raise ConnectionError(_ENDED)
             return self._writer
 
     async def _read(self, reader: asyncio.StreamReader) -> None:
-        while line := await reader.readline():
-            self._granted.pop(int(line)).set_result(None)
+        with contextlib.suppress(ConnectionError):
+            while line := await reader.readline():
+                self._granted.pop(int(line)).set_result(None)
         for granted in self._granted.values():
-            granted.set_exception(ConnectionError("the run that grants leases has ended"))
+            granted.set_exception(ConnectionError(_ENDED))

@@ -8,7 +8,7 @@ import random
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, BinaryIO, cast
 
@@ -22,6 +22,7 @@ from pico_banana.errors import ReleaseError
 __all__ = ["RemoteFile", "cache_folder", "kept", "local_name", "replacing"]
 
 _TRIES = 5
+_BLOCK_BYTES = 1024 * 1024
 
 Progress = Callable[[int, "int | None"], None]
 """Told the bytes so far and the bytes in all (None where unknown)."""
@@ -144,6 +145,44 @@ class RemoteFile:
         with file:
             yield file
 
+    @contextmanager
+    def reading(self, start: int = 0) -> Iterator[Callable[[int], bytes]]:
+        """Give a function that returns the next bytes, at most so many, from `start` on.
+
+        What fails in passing is read again, from a newly opened file.
+        """
+        with ExitStack() as opened:
+            file: BinaryIO | None = None
+            position, ranges = start, True
+
+            def read_on(size: int) -> bytes:
+                nonlocal file, position, ranges
+                if file is None:
+                    opened.close()
+                    file = opened.enter_context(self._opened_at(position, ranges=ranges))
+                try:
+                    block = file.read(size)
+                except Exception as error:
+                    file = None
+                    # fsspec's, of an http server that ignores Range; a stream needs none
+                    ranges = ranges and not isinstance(error, ValueError)
+                    raise
+                position += len(block)
+                return block
+
+            yield lambda size: cast("bytes", self._try("read", lambda: read_on(size)))
+
+    @contextmanager
+    def _opened_at(self, position: int, *, ranges: bool) -> Iterator[BinaryIO]:
+        file_system, path = self._file_system()
+        with file_system.open(path, "rb", **({} if ranges else {"block_size": 0})) as file:
+            try:
+                file.seek(position)
+            except ValueError:  # a stream, of a server that gives no ranges: read up to there
+                while position and (block := file.read(min(position, _BLOCK_BYTES))):
+                    position -= len(block)
+            yield file
+
     def copy(self, path: str, progress: Progress | None = None) -> None:
         """Copy the whole file to a local path; `ReleaseError` where that fails for good."""
         self._try("fetched", lambda: self._copy(path, progress))
@@ -172,7 +211,7 @@ class RemoteFile:
         for again in range(_TRIES):
             try:
                 return call()
-            except (ReleaseError, ImportError):
+            except (ReleaseError, ImportError):  # noqa: PERF203
                 raise
             except Exception as error:
                 # Every fsspec back end has its own exceptions; what they share is that trying
@@ -180,7 +219,11 @@ class RemoteFile:
                 cause = _cause(error)
                 if again == _TRIES - 1 or isinstance(cause, _PERMANENT):
                     said = f"{type(cause).__name__}: {cause}".rstrip(": ")
-                    raise ReleaseError(f"{self.url} cannot be {verb}: {said}", self.url) from error
+                    raise ReleaseError(
+                        f"{self.url} cannot be {verb}: {said}; check the address, the network "
+                        "and proxies",
+                        self.url,
+                    ) from error
                 time.sleep(random.uniform(0.1, 0.3) * 2**again)  # noqa: S311
         raise AssertionError("unreachable")
 

@@ -145,7 +145,6 @@ class _Ticket:
         self.taken = size
 
 
-Result = tuple["Fetched | Missing", _Ticket]
 Group = Sequence[ImageRef]
 Batch = Sequence[Group]
 _END = object()
@@ -168,8 +167,7 @@ class _Engine:
         await self._budgets.close()
         self._pool.shutdown(cancel_futures=True)
 
-    async def fetch(self, ref: ImageRef, order: int) -> Result:
-        ticket = _Ticket(self.room, order)
+    async def fetch(self, ref: ImageRef, ticket: _Ticket) -> Fetched | Missing:
         try:
             result = await self._fetch(ref, ticket)
         except BaseException:
@@ -182,7 +180,7 @@ class _Engine:
         else:
             self._tally.missing += 1
             ticket.give()
-        return result, ticket
+        return result
 
     async def _fetch(self, ref: ImageRef, ticket: _Ticket) -> Fetched | Missing:
         """Try the places in order; the next one only where the image is known to be absent."""
@@ -198,6 +196,7 @@ class _Engine:
 
     async def _from_place(self, ref: ImageRef, place: Place, ticket: _Ticket) -> Fetched | Missing:
         tries = 0
+        failures: Counter[MissingReason] = Counter()
         while True:
             tries += 1
             try:
@@ -209,14 +208,18 @@ class _Engine:
                 reason = error.reason
                 if place.way == "folder" and reason is MissingReason.NOT_FOUND:
                     reason = MissingReason.NOT_LISTED
-                retries = reason.retries
-                if tries > (self._policy.retries if retries is None else retries):
+                failures[reason] += 1
+                if reason.retries is None:
+                    is_last = failures.total() > self._policy.retries
+                else:
+                    is_last = failures[reason] > reason.retries
+                if is_last:
                     return Missing(ref.url, reason, tries, place.address, error.detail)
-                await asyncio.sleep(self._backoff_s(tries))
+                await asyncio.sleep(self._backoff_s(failures.total()))
 
-    def _backoff_s(self, tries: int) -> float:
+    def _backoff_s(self, failures: int) -> float:
         longest: float = min(
-            self._policy.backoff_s * 2.0 ** (tries - 1), self._policy.backoff_max_s
+            self._policy.backoff_s * 2.0 ** (failures - 1), self._policy.backoff_max_s
         )
         return longest * random.uniform(0.5, 1)  # noqa: S311  (jitter, no secret)
 
@@ -250,12 +253,20 @@ class _Running:
     engine: _Engine
 
 
+class _Wanted(NamedTuple):
+    """An image under way, or had and not yet handed over."""
+
+    order: int
+    ticket: _Ticket
+    future: Future[Fetched | Missing]
+
+
 @dataclass
 class _Window:
     """What is under way: groups in order, what they share, and how often each is still wanted."""
 
     groups: deque[Group] = field(default_factory=deque)
-    futures: dict[ImageRef, tuple[Future[Result], int]] = field(default_factory=dict)
+    wanted: dict[ImageRef, _Wanted] = field(default_factory=dict)
     uses: Counter[ImageRef] = field(default_factory=Counter)
     images: int = 0
 
@@ -340,27 +351,28 @@ class Fetcher:
 
     def _submit(self, running: _Running, window: _Window, group: Group) -> None:
         for ref in group:
-            if ref not in window.futures:
+            if ref not in window.wanted:
                 self._order += 1
-                work = running.engine.fetch(ref, self._order)
+                ticket = _Ticket(running.engine.room, self._order)
+                work = running.engine.fetch(ref, ticket)
                 future = asyncio.run_coroutine_threadsafe(work, running.loop)
-                window.futures[ref] = (future, self._order)
+                window.wanted[ref] = _Wanted(self._order, ticket, future)
         window.groups.append(group)
         window.images += len(group)
 
     def _take(self, running: _Running, window: _Window) -> list[Fetched | Missing]:
         group = window.groups.popleft()
         window.images -= len(group)
-        head = max((window.futures[ref][1] for ref in group), default=0)
+        head = max((window.wanted[ref].order for ref in group), default=0)
         running.loop.call_soon_threadsafe(running.engine.room.advance, head)
         results = []
         for ref in group:
-            result, ticket = window.futures[ref][0].result()
-            results.append(result)
+            wanted = window.wanted[ref]
+            results.append(wanted.future.result())
             window.uses[ref] -= 1
             if not window.uses[ref]:
-                del window.uses[ref], window.futures[ref]
-                running.loop.call_soon_threadsafe(ticket.give)
+                del window.uses[ref], window.wanted[ref]
+                running.loop.call_soon_threadsafe(wanted.ticket.give)
         return results
 
     @contextmanager
@@ -369,18 +381,22 @@ class Fetcher:
         try:
             yield
         finally:
-            for future, _ in window.futures.values():
-                if not future.cancel() and not future.exception():
-                    running.loop.call_soon_threadsafe(future.result()[1].give)
+            # After a fork, or a close, there is nothing here to be cancelled any more.
+            if running.pid == os.getpid() and not running.loop.is_closed():
+                for wanted in window.wanted.values():
+                    wanted.future.cancel()
+                    running.loop.call_soon_threadsafe(wanted.ticket.give)
 
     def _start(self) -> _Running:
         if self._running is None or self._running.pid != os.getpid():
             loop = asyncio.new_event_loop()
+            engines: list[_Engine] = []
             thread = threading.Thread(
-                target=loop.run_forever, name="pico-banana-fetch", daemon=True
+                target=_run, args=(loop, engines), name="pico-banana-fetch", daemon=True
             )
             thread.start()
             engine = asyncio.run_coroutine_threadsafe(self._make_engine(), loop).result()
+            engines.append(engine)
             self._running = _Running(os.getpid(), loop, thread, engine)
         return self._running
 
@@ -388,6 +404,18 @@ class Fetcher:
         hosts = self._settings.fetch.hosts
         budgets: Budgets = LeasedBudgets(self._leases) if self._leases else HostBudgets(hosts)
         return _Engine(self._settings, budgets, self.tally, decode=self._decode)
+
+
+def _run(loop: asyncio.AbstractEventLoop, engines: list[_Engine]) -> None:
+    """Run the loop in its thread, holding on to its engine.
+
+    After a fork the child has this frame, but not its thread, so the frame stays for ever, and the
+    engine with it. Were the child's copy of the engine to be collected, it would close the
+    parent's connections: it would take them out of the epoll that both share, and send TLS
+    closures over them.
+    """
+    loop.run_forever()
+    engines.clear()
 
 
 async def _stop(engine: _Engine) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import struct
 import warnings
@@ -15,10 +16,24 @@ from pico_banana.missing import MissingReason
 __all__ = ["FlawError", "ImageFacts", "inspect"]
 
 # What photos and edits come as. Pillow knows more formats, some of which run other programs.
-_FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM")
+# Its JPEG plugin opens MPO too. A format that a build of Pillow lacks must not be asked for.
+_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM")
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_CHUNK_EXTRA = 12  # length, type and CRC around a chunk's data
 _SIDEWAYS = range(5, 9)  # EXIF orientations that swap width and height
+
+
+# What Pillow's decoders raise on broken bytes is not one class.
+_BROKEN = (
+    OSError, EOFError, ValueError, TypeError, SyntaxError, LookupError, ArithmeticError,
+    RuntimeError, struct.error, zlib.error,
+)  # fmt: skip
+
+
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    Image.init()
+    return tuple(kind for kind in _FORMATS if kind in Image.OPEN)
 
 
 class FlawError(Exception):
@@ -61,19 +76,18 @@ def inspect(data: bytes, *, decode: bool, max_pixels: int) -> ImageFacts:
     """
     try:
         with warnings.catch_warnings():
-            # Our own limit holds, whatever Pillow's is.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            # Our own limit holds, whatever Pillow's is; and odd EXIF is no flaw of the picture.
+            warnings.filterwarnings("ignore", module=r"PIL\.")
             return _inspect(data, decode=decode, max_pixels=max_pixels)
     except UnidentifiedImageError:
-        start = data[:16]
-        raise FlawError(
-            MissingReason.NOT_AN_IMAGE, f"{len(data)} bytes that are no image, starting {start!r}"
-        ) from None
+        said = f"{len(data)} bytes that are no image, starting {data[:16]!r}"
+        reason = MissingReason.TRUNCATED if _is_cut(data) else MissingReason.NOT_AN_IMAGE
+        raise FlawError(reason, said) from None
     except Image.DecompressionBombError as error:
         raise FlawError(MissingReason.TOO_MANY_PIXELS, str(error)) from None
-    except (OSError, ValueError, SyntaxError, struct.error, EOFError, IndexError) as error:
-        # What Pillow's decoders raise on broken bytes is not one class.
-        reason = MissingReason.TRUNCATED if "truncated" in str(error) else MissingReason.CORRUPT
+    except _BROKEN as error:
+        is_cut = "truncated" in str(error).lower() or _is_cut(data)
+        reason = MissingReason.TRUNCATED if is_cut else MissingReason.CORRUPT
         raise FlawError(reason, str(error)) from None
 
 
@@ -83,7 +97,7 @@ def _inspect(data: bytes, *, decode: bool, max_pixels: int) -> ImageFacts:
     if data.startswith(_PNG_SIGNATURE):
         # Before Pillow looks: its own header parsing reports a cut PNG in many ways.
         has_exif = _check_png(data)
-    with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+    with Image.open(io.BytesIO(data), formats=_formats()) as image:
         width, height = image.size
         if width * height > max_pixels:
             raise FlawError(
@@ -97,6 +111,7 @@ def _inspect(data: bytes, *, decode: bool, max_pixels: int) -> ImageFacts:
             decode = True
         if decode:
             image.load()
+            width, height = image.size  # a TIFF has been turned upright by now
         # Pillow reads a PNG's pixels to find EXIF behind them: ask only where there is some.
         if has_exif and image.getexif().get(ExifTags.Base.Orientation) in _SIDEWAYS:
             width, height = height, width
@@ -125,6 +140,15 @@ def _check_png(data: bytes) -> bool:
             return has_exif
         has_exif = has_exif or kind in (b"eXIf", b"tEXt", b"zTXt", b"iTXt")
         position = end
+
+
+def _is_cut(data: bytes) -> bool:
+    """Whether bytes that cannot be read begin like a JPEG or WebP that has not come whole."""
+    if data.startswith(b"\xff\xd8\xff"):
+        return b"\xff\xd9" not in data[-65536:]
+    if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
+        return len(data) < int.from_bytes(data[4:8], "little") + 8
+    return False
 
 
 def _jpeg_mark(data: bytes) -> str | None:

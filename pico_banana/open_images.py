@@ -72,7 +72,7 @@ def is_image_id(text: str) -> bool:
     return _IMAGE_ID.fullmatch(text) is not None
 
 
-_DIGITS = re.compile(r"\d{1,18}(?=\D|$)")
+_DIGITS = re.compile(r"[0-9]{1,18}(?![0-9])")
 
 
 def _key(name: str) -> int:
@@ -158,11 +158,12 @@ class Index:
 
     def _row(self, url: str, first: int, last: int) -> int | None:
         same_name = None
+        name = photo_of(url)
         for row in range(first, last):
             listed = self._urls[row].as_py()
             if listed == url:
                 return row
-            if same_name is None and photo_of(listed or "") == photo_of(url):
+            if same_name is None and name and photo_of(listed or "") == name:
                 same_name = row
         return same_name
 

@@ -45,8 +45,8 @@ _REJECTED_PREFIX = "nano-banana-300k/"
 _BASE_REMAINDER = PUBLISHED_BASE.removeprefix("https:")
 _TURN = re.compile(r"_turn\d+(?=(?:_retry\d+)?$)")
 # What every published URL and path looks like; anything else is looked at slowly.
-_COMMON_URL = re.compile(r"https?://[a-z0-9.-]+/[A-Za-z0-9/_.~-]{1,500}")
-_COMMON_PATH = re.compile(r"images(?:/[A-Za-z0-9_-][A-Za-z0-9_.-]{0,250})+")
+_COMMON_URL = re.compile(r"https?://[a-z0-9][a-z0-9.-]{0,250}/[A-Za-z0-9/_.~-]{1,500}")
+_COMMON_PATH = re.compile(r"images(?:/[A-Za-z0-9_-][A-Za-z0-9_.-]{0,250}){1,16}")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -219,7 +219,7 @@ def _optional_text(fields: Mapping[str, Any], name: str) -> str | None:
     return None if fields.get(name) is None else _text(fields, name)
 
 
-def _list(fields: Mapping[str, Any], name: str) -> list[Any]:
+def _list(fields: Mapping[str, Any], name: str, most: int = MAX_IMAGES) -> list[Any]:
     value = fields.get(name)
     if value is None:
         raise _BadLineError(BadReason.MISSING_FIELD, f"{name!r} is absent or null")
@@ -227,9 +227,9 @@ def _list(fields: Mapping[str, Any], name: str) -> list[Any]:
         raise _BadLineError(
             BadReason.WRONG_TYPE, f"{name!r} must be a list, but is a {type(value).__name__}"
         )
-    if len(value) > MAX_IMAGES:
+    if len(value) > most:
         raise _BadLineError(
-            BadReason.TOO_MANY_IMAGES, f"{name!r} has {len(value)} entries, at most {MAX_IMAGES}"
+            BadReason.TOO_MANY_IMAGES, f"{name!r} has {len(value)} entries, at most {most}"
         )
     return value
 
@@ -237,18 +237,18 @@ def _list(fields: Mapping[str, Any], name: str) -> list[Any]:
 def _photo_url(url: str) -> str:
     if _COMMON_URL.fullmatch(url):
         return url
-    if len(url) > _MAX_NAME or any(character <= " " or character == "\x7f" for character in url):
+    if len(url) > _MAX_NAME or any(character <= " " or character in "\x7f\\" for character in url):
         raise _BadLineError(BadReason.BAD_URL, f"input URL {url[:80]!r} is no URL")
     try:
         parts = urlsplit(url)
-        host, credentials = parts.hostname, parts.username or parts.password
+        host, _port = parts.hostname, parts.port  # a port that is no number raises
     except ValueError as error:
         raise _BadLineError(BadReason.BAD_URL, f"input URL {url[:80]!r}: {error}") from None
     if parts.scheme not in ("http", "https") or not host:
         raise _BadLineError(
             BadReason.BAD_URL, f"input URL must be an http(s) URL, but is {url[:80]!r}"
         )
-    if credentials:  # not shown: it may be a password
+    if "@" in parts.netloc:  # not shown: it may be a password
         raise _BadLineError(BadReason.BAD_URL, "input URL must not hold credentials")
     return url
 
@@ -271,7 +271,10 @@ def _path(value: Any, name: str, resolve: Resolve) -> str:
         path = unquote(remainder.removeprefix(_BASE_REMAINDER))
     if not _is_plain(path):
         raise _BadLineError(BadReason.BAD_PATH, f"{name!r} must be a path, but is {path[:80]!r}")
-    return path if path.startswith("images/") else resolve(path) or path
+    if path.startswith("images/"):
+        return path
+    resolved = resolve(path)
+    return resolved if resolved and _is_plain(resolved) else path
 
 
 def _is_plain(path: str) -> bool:
@@ -315,7 +318,7 @@ def _single_turn(
 def _multi_turn(
     fields: dict[str, Any], line: Line, odd: tuple[str, ...], resolve: Resolve, _preference: bool
 ) -> Record:
-    urls = _files(_list(fields, "files"))
+    urls = _files(_list(fields, "files", MAX_IMAGES + 1))  # the original is there too
     for required in ("final_image", "original_input_image"):
         if required not in urls:
             raise _BadLineError(BadReason.MISSING_FIELD, f"'files' has no {required!r}")
@@ -368,6 +371,8 @@ def split_lines(
     Lines are numbered where `start` is 0. Memory stays bounded: of a line longer than
     `MAX_LINE_BYTES` only its offset is kept.
     """
+    if end is not None and end <= start:
+        return
     offset = start - 1 if start else 0
     number = None if start else 1
     skipping = start > 0

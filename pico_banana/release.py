@@ -6,14 +6,13 @@ import functools
 import itertools
 import os
 from collections.abc import Iterator
-from typing import BinaryIO
+from urllib.parse import unquote
 
 from pico_banana.cache import RemoteFile
 from pico_banana.errors import ReleaseError
 from pico_banana.records import (
     PUBLISHED_BASE,
     BadRecord,
-    Line,
     Record,
     parse_line,
     split_lines,
@@ -42,8 +41,10 @@ class Manifest:
             for line in file:
                 # One URL a line; what stands before the release's own part differs by host only.
                 _, found, rest = line.strip().partition("/images/")
-                if found:
-                    by_name.setdefault(rest.rpartition("/")[2], []).append(f"images/{rest}")
+                # A URL's name may be encoded; a record's never is.
+                for spelling in {rest, unquote(rest)} if found else ():
+                    name = spelling.rpartition("/")[2]
+                    by_name.setdefault(name, []).append(f"images/{spelling}")
         return by_name
 
     def resolve(self, path: str) -> str | None:
@@ -108,14 +109,8 @@ class Release:
         line once. Blank lines are left out.
         """
         resolve = self.manifest(config).resolve
-        with self.jsonl(config).open() as file:
-            for line in read_lines(file, start, end):
+        # One byte earlier: it tells whether a line begins at `start`.
+        with self.jsonl(config).reading(max(start - 1, 0)) as read:
+            for line in split_lines(read, start, end):
                 if line.raw is None or line.raw.strip():
                     yield parse_line(config, line, resolve)
-
-
-def read_lines(file: BinaryIO, start: int = 0, end: int | None = None) -> Iterator[Line]:
-    """Yield the lines of a seekable file whose first byte lies in [start, end)."""
-    if start:
-        file.seek(start - 1)
-    return split_lines(file.read, start, end)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib import resources
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -91,14 +91,20 @@ def config_spec(config: str) -> ConfigSpec:
     return ConfigSpec.model_validate(_read_config(f"{config}.yaml"))
 
 
+def _listed(value: Any) -> list[Any]:
+    if not isinstance(value, Iterable) or isinstance(value, (bytes, Mapping)):
+        raise PydanticCustomError("list", "must be a list")
+    return list(value)
+
+
 def _one_of(names: tuple[str, ...]) -> Any:
     """A validator: each value is one of the names or of their slugs; sorted, without doubles."""
     by_word = {slug_of(name): name for name in names} | {name: name for name in names}
 
     def validate(value: Any) -> tuple[str, ...]:
-        words = [value] if isinstance(value, str) else list(value)
+        words = [value] if isinstance(value, str) else _listed(value)
         for word in words:
-            if word not in by_word:
+            if not isinstance(word, str) or word not in by_word:
                 slugs = [slug_of(name) for name in names]
                 listed = f"one of {', '.join(slugs)}" if len(slugs) < 10 else "a known edit type"  # noqa: PLR2004
                 raise PydanticCustomError(
@@ -113,13 +119,13 @@ def _one_of(names: tuple[str, ...]) -> Any:
 
 def _ids(value: Any) -> tuple[str, ...]:
     """A list of ids, or the path of a file with one a line (on the command line `@FILE`)."""
-    if isinstance(value, str):
-        value = [f"@{value.removeprefix('@')}"]
+    if isinstance(value, (str, os.PathLike)):
+        value = [f"@{os.fspath(value).removeprefix('@')}"]
     found: set[str] = set()
-    for entry in value:
-        if str(entry).startswith("@"):
+    for entry in map(str, _listed(value)):
+        if entry.startswith("@"):
             try:
-                with open(os.path.expanduser(entry[1:]), encoding="utf-8") as file:
+                with open(os.path.expanduser(entry[1:]), encoding="utf-8-sig") as file:
                     found.update(line.strip() for line in file if line.strip())
             except (OSError, UnicodeDecodeError) as error:
                 raise PydanticCustomError(
@@ -128,7 +134,7 @@ def _ids(value: Any) -> tuple[str, ...]:
                     {"error": str(error)},
                 ) from None
         else:
-            found.add(str(entry))
+            found.add(entry)
     return tuple(sorted(found))
 
 
@@ -137,11 +143,14 @@ def _place(value: Any) -> Any:
     if not isinstance(value, (str, os.PathLike)):
         return value
     place = os.fspath(value)
+    if not place:
+        raise PydanticCustomError("place", "must be a URL or a path")
     if "://" not in place:
         place = os.path.abspath(os.path.expanduser(place.removeprefix("file:")))
     elif place.startswith("file://"):
         place = os.path.abspath(place.removeprefix("file://"))
-    return place.rstrip("/") or "/"
+    bare = place.rstrip("/")
+    return place if bare.endswith(":") else bare or "/"
 
 
 def _metadata_place(value: Any) -> Any:
@@ -150,6 +159,10 @@ def _metadata_place(value: Any) -> Any:
 
 Place = Annotated[str, BeforeValidator(_place)]
 Source = Literal["folder", "tar", "bucket", "flickr"]
+
+
+def _sources(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
 
 
 class Settings(_Frozen):
@@ -171,7 +184,7 @@ class Settings(_Frozen):
         description="Open Images' image list (CSV: URL or path), or `none`: no ImageIDs and no "
         "attribution, only with `flickr` named as a source.",
     )
-    input_sources: tuple[Source, ...] | None = Field(
+    input_sources: Annotated[tuple[Source, ...], BeforeValidator(_sources)] | None = Field(
         None,
         description="Where to try for an input image, in order: folder, bucket, flickr. "
         "[default: folder where --open-images is given, then bucket]",
@@ -269,15 +282,19 @@ def build_settings(
             known = [*model.model_fields]
             raise SettingError(name, values[name], f"is no setting{near(name, known)}")
     policy = dict(_read_config("fetch.yaml"))
-    user_policy = values.get("fetch") or {}
+    user_policy = values.get("fetch", {})
     if not isinstance(user_policy, Mapping):
         raise SettingError("fetch", user_policy, "must be a mapping like configs/fetch.yaml")
-    # The user's hosts come first: the first glob that matches wins.
-    hosts = {
-        **(user_policy.get("hosts") or {}),
-        **policy["hosts"],
-        **(user_policy.get("hosts") or {}),
+    user_hosts = user_policy.get("hosts") or {}
+    if not isinstance(user_hosts, Mapping):
+        raise SettingError("fetch.hosts", user_hosts, "must be a mapping like configs/fetch.yaml")
+    # The user's hosts come first: the first glob that matches wins. What they leave unsaid of a
+    # host that is named here stays: a slower rate must not open 64 connections.
+    merged = {
+        glob: {**policy["hosts"].get(glob, {}), **budget} if isinstance(budget, Mapping) else budget
+        for glob, budget in user_hosts.items()
     }
+    hosts = {**merged, **policy["hosts"], **merged}
     try:
         settings = model.model_validate(
             {**values, "fetch": {**policy, **user_policy, "hosts": hosts}}
@@ -289,7 +306,9 @@ def build_settings(
 
 def _setting_error(error: ValidationError) -> SettingError:
     first = error.errors()[0]
-    name = ".".join(str(part) for part in first["loc"] if not str(part).startswith("function"))
+    # An entry of a list goes by the list's name.
+    parts = [part for part in first["loc"] if isinstance(part, str)]
+    name = ".".join(part for part in parts if not part.startswith("function"))
     if first["type"] == "literal_error":
         allowed = [
             word.strip(" '") for word in first["ctx"]["expected"].replace(" or ", ",").split(",")

@@ -9,6 +9,7 @@ import ipaddress
 import os
 import socket
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from urllib.parse import urlsplit
@@ -69,7 +70,11 @@ class AddressGuard:
 
     def check(self, url: str) -> None:
         """Raise `AskError` (forbidden_address) for a URL that may not be asked."""
-        parts = urlsplit(url)
+        try:
+            parts = urlsplit(url)
+            host_of(url)  # looks at the port
+        except ValueError as error:
+            raise AskError(MissingReason.FORBIDDEN_ADDRESS, f"{url} is no URL: {error}") from None
         host = (parts.hostname or "").lower()
         if parts.scheme not in ("http", "https") or parts.username or parts.password:
             raise AskError(MissingReason.FORBIDDEN_ADDRESS, f"{parts.scheme}: may not be asked")
@@ -132,8 +137,8 @@ class Transport:
         policy = settings.fetch
         self._policy, self._guard, self._budgets, self._pool = policy, guard, budgets, pool
         self._storage_options = settings.storage_options
-        # Taken after the host's lease, so that a slow host's queue takes no slot from others.
         self._slots = asyncio.Semaphore(settings.concurrency)
+        self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._session = aiohttp.ClientSession(
             # The budgets bound connections, not aiohttp.
             connector=aiohttp.TCPConnector(
@@ -166,12 +171,29 @@ class Transport:
             async with self._slots:
                 return await self._read_file(address, grow)
         host = host_of(address)
-        await self._budgets.acquire(host)
+        await self._begin(host)
         try:
-            async with self._slots:
-                return await self._read_fsspec(address, grow)
+            return await self._read_fsspec(address, grow)
         finally:
-            self._budgets.release(host, Outcome.OK)
+            self._end(host, Outcome.OK)
+
+    async def _begin(self, host: str) -> None:
+        """Take a lease of the host, then a slot, so that a slow host's queue takes no slot.
+
+        One request a host at a time: leases that gather while all slots are taken would be used
+        in one burst afterwards, whatever the pace they were granted at.
+        """
+        async with self._turns[host]:
+            await self._budgets.acquire(host)
+            try:
+                await self._slots.acquire()
+            except BaseException:
+                self._budgets.release(host, Outcome.OK)
+                raise
+
+    def _end(self, host: str, outcome: Outcome, pause_s: float = 0) -> None:
+        self._slots.release()
+        self._budgets.release(host, outcome, pause_s)
 
     async def _follow(self, url: str, grow: Grow) -> bytes:
         for _ in range(self._policy.max_redirects + 1):
@@ -187,15 +209,12 @@ class Transport:
     async def _request(self, url: str, grow: Grow) -> bytes | str:
         """Make one request; return the body, or the address that it redirects to."""
         host = host_of(url)
-        await self._budgets.acquire(host)
+        await self._begin(host)
         outcome, pause_s = Outcome.FAILED, 0.0
         try:
             # Paths are quoted already; only an address that is not ASCII needs yarl's help.
             target = URL(url, encoded=url.isascii())
-            async with (
-                self._slots,
-                self._session.get(target, allow_redirects=False) as response,
-            ):
+            async with self._session.get(target, allow_redirects=False) as response:
                 if response.status in _REDIRECTS and "Location" in response.headers:
                     outcome = Outcome.OK
                     return str(target.join(URL(response.headers["Location"])))
@@ -213,7 +232,7 @@ class Transport:
         except (aiohttp.ClientError, asyncio.TimeoutError, OSError, ValueError) as error:
             raise _as_ask_error(error) from None
         finally:
-            self._budgets.release(host, outcome, pause_s)
+            self._end(host, outcome, pause_s)
         return body
 
     def _check_status(self, response: aiohttp.ClientResponse) -> None:
@@ -242,16 +261,17 @@ class Transport:
             blocks.append(block)
             size += len(block)
             if expected is None or size > expected:  # chunked, or packed after all
-                self._check_size(size, grow)
+                self._check_size(size, grow, whole=False)
         return b"".join(blocks)
 
-    def _check_size(self, size: int, grow: Grow) -> None:
+    def _check_size(self, size: int, grow: Grow, *, whole: bool = True) -> None:
         if size > self._policy.max_image_bytes:
             raise AskError(
                 MissingReason.TOO_LARGE, f"{size} bytes, at most {self._policy.max_image_bytes}"
             )
         if not grow(size):
-            raise NeedRoomError(size)
+            # Where nobody says how much is still to come, ask for twice as much.
+            raise NeedRoomError(size if whole else min(2 * size, self._policy.max_image_bytes))
 
     async def _read_file(self, path: str, grow: Grow) -> bytes:
         loop = asyncio.get_running_loop()
@@ -275,7 +295,9 @@ class Transport:
             raise AskError(MissingReason.NOT_FOUND, "no such file") from None
         except PermissionError as error:
             raise AskError(MissingReason.FORBIDDEN, str(error)) from None
-        except OSError as error:
+        except asyncio.TimeoutError as error:  # fsspec's own; an OSError from Python 3.11 on
+            raise AskError(MissingReason.TIMEOUT, str(error)) from None
+        except (aiohttp.ClientError, OSError) as error:
             raise AskError(MissingReason.CONNECTION, str(error)) from None
 
 
@@ -301,7 +323,7 @@ def _as_ask_error(error: Exception) -> AskError:
 
 def _retry_after_s(value: str) -> float:
     """Return the seconds that a Retry-After header asks for, in either of its forms (RFC 9110)."""
-    if value.strip().isdigit():
+    if value.strip().isdecimal():
         return float(value)
     try:
         date = email.utils.parsedate_to_datetime(value)

@@ -44,7 +44,7 @@ def pico_banana(
         text=True,
         timeout=120,
         env={**os.environ, "COLUMNS": "200", **(env or {})},
-        preexec_fn=preexec,  # noqa: PLW1509  (the test process has no locks to copy here)
+        preexec_fn=preexec,
         check=False,
     )
     assert "Traceback" not in ended.stderr, ended.stderr
