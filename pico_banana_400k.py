@@ -1,0 +1,319 @@
+"""Load Pico-Banana-400K with `datasets`: importing this registers its name with `load_dataset`.
+
+    import pico_banana_400k
+    from datasets import load_dataset
+    ds = load_dataset("pico_banana_400k", "sft", split="train", streaming=True)
+
+Edits and texts are CC BY-NC-ND 4.0 (non-commercial, no derivatives), the photos CC BY 2.0.
+"""
+# `datasets` 2.x and 3.x can also run this file as a script. Their scan of it understands no
+# `import a, b`, and the builder class must be defined here.
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import inspect
+import json
+import logging
+import os
+import sys
+import tempfile
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import datasets
+import datasets.load
+from datasets.exceptions import DatasetGenerationError
+
+from pico_banana.errors import PicoBananaError, SettingError, near
+from pico_banana.reading import Range, Reader
+from pico_banana.release import Release
+from pico_banana.schema import CONFIGS, SCHEMA_VERSION, features
+from pico_banana.settings import Settings, build_settings
+
+__all__ = ["PicoBanana400K", "PicoBananaConfig", "load", "unregister"]
+
+NAME = "pico_banana_400k"
+_VERSION = datasets.Version("1.0.0")
+_LARGE_BYTES = 20_000_000_000
+_IMAGES_PER_HOUR = 100 * 3600  # what a line of 1 Gbit/s carries of images of about 1.2 MB
+_log = logging.getLogger("pico_banana")
+
+
+@dataclass
+class PicoBananaConfig(datasets.BuilderConfig):  # type: ignore[misc]  # datasets has no types
+    """The arguments of `load_dataset("pico_banana_400k", config, …)`; None means the default.
+
+    They are `pico_banana.settings.Settings`, which documents and validates them. Fields that are
+    not compared say how bytes are had, not which: they are no part of the cache's identity.
+    """
+
+    cdn: str | None = None
+    open_images: str | None = field(default=None, compare=False)
+    open_images_metadata: str | None = None
+    input_sources: list[str] | None = None
+    edit_types: list[str] | None = None
+    edit_categories: list[str] | None = None
+    ids: list[str] | str | None = None
+    exclude_ids: list[str] | str | None = None
+    offset: int | None = None
+    limit: int | None = None
+    validation: float | None = None
+    on_missing: str | None = None
+    images: str | None = None
+    mirrors: dict[str, str] | None = field(default=None, compare=False)
+    concurrency: int | None = field(default=None, compare=False)
+    fetch: dict[str, Any] | None = field(default=None, compare=False)
+
+    def settings(self, storage_options: dict[str, Any] | None = None) -> Settings:
+        """Return the validated settings; `SettingError`, a ValueError, for what is not allowed."""
+        given = {name: getattr(self, name) for name in _ARGUMENTS}
+        made = build_settings(Settings, {**given, "storage_options": storage_options})
+        made.for_config(self.name)
+        if made.images != "bytes":
+            raise SettingError("images", made.images, "must be bytes in this version")
+        return made
+
+    def create_config_id(
+        self, config_kwargs: dict[str, Any], custom_features: Any = None, **_: Any
+    ) -> str:
+        """Return the cache's name for these arguments: equal for equal examples.
+
+        Transport (mirrors, concurrency, where Open Images lies) does not change it, and files of
+        ids count by their content.
+        """
+        del config_kwargs  # they are this config's fields by now
+        identity: dict[str, Any] = Release(self.settings()).identity(self.name)
+        if custom_features is not None:
+            identity["features"] = repr(custom_features)
+        if not identity:
+            return str(self.name)
+        digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+        return f"{self.name}-{digest[:16]}"
+
+
+_OF_LIBRARY = {entry.name for entry in fields(datasets.BuilderConfig)}
+_ARGUMENTS = [entry.name for entry in fields(PicoBananaConfig) if entry.name not in _OF_LIBRARY]
+
+
+class PicoBanana400K(datasets.GeneratorBasedBuilder):  # type: ignore[misc]  # datasets has no types
+    """Pico-Banana-400K, with the configs sft (default), preference and multi_turn."""
+
+    VERSION = _VERSION
+    BUILDER_CONFIG_CLASS = PicoBananaConfig
+    BUILDER_CONFIGS = [  # noqa: RUF012  (the library's own way)
+        PicoBananaConfig(name=config, version=_VERSION) for config in CONFIGS
+    ]
+    DEFAULT_CONFIG_NAME = CONFIGS[0]
+
+    _reports: str | None = None
+
+    def _create_builder_config(
+        self, config_name: str | None = None, *args: Any, **given: Any
+    ) -> Any:
+        """Refuse unknown configs and arguments with the near match, before the library does."""
+        if config_name is not None and config_name not in CONFIGS:
+            raise SettingError(
+                "config", config_name, f"must be one of {[*CONFIGS]}{near(config_name, CONFIGS)}"
+            )
+        known = {*_ARGUMENTS, *_OF_LIBRARY, "custom_features", "config_id"}
+        for name, value in given.items():
+            if name not in known:
+                must = f"is no argument{near(name, _ARGUMENTS)}; there are {', '.join(_ARGUMENTS)}"
+                raise SettingError(name, value, must)
+        return super()._create_builder_config(config_name, *args, **given)
+
+    def _info(self) -> datasets.DatasetInfo:
+        return datasets.DatasetInfo(
+            description="Examples of text-guided image editing, by Apple",
+            homepage="https://github.com/apple/pico-banana-400k",
+            license="CC BY-NC-ND 4.0 (edits and texts), CC BY 2.0 (photos)",
+            features=features(self.config.name),
+        )
+
+    def _settings(self) -> Settings:
+        made: Settings = self.config.settings(self.storage_options)
+        return made
+
+    def _split_generators(self, dl_manager: Any) -> list[datasets.SplitGenerator]:
+        settings = self._settings()
+        streaming = bool(dl_manager.is_streaming)
+        reader = Reader(self.config.name, settings, local=not streaming)
+        splits = ["train", "validation"] if settings.validation else ["train"]
+        ranges = reader.ranges()
+        return [
+            datasets.SplitGenerator(
+                name=split,
+                # Lists are what the library shares out; the rest goes to everybody.
+                gen_kwargs={
+                    "ranges": ranges,
+                    "reader": reader,
+                    "split": split,
+                    "strict": not streaming,
+                },
+            )
+            for split in splits
+        ]
+
+    def _generate_examples(
+        self, ranges: list[Range], reader: Reader, split: str, *, strict: bool
+    ) -> Iterator[tuple[int, dict[str, Any]]]:
+        missing: Counter[str] = Counter()
+        yield from reader.examples(ranges, split, missing, strict=strict)
+        self._report(missing)
+
+    def _report(self, missing: Counter[str]) -> None:
+        """Count what is missing: in a file where several processes load, else in the log."""
+        if not missing:
+            return
+        if self._reports is None:
+            _log.warning("missing images: %s", _counted(missing))
+            return
+        with tempfile.NamedTemporaryFile("w", dir=self._reports, delete=False) as file:
+            json.dump(missing, file)
+
+    def download_and_prepare(self, *args: Any, **given: Any) -> None:
+        """Load into the cache, after a look at what that takes; see the base class.
+
+        Raises:
+            OSError: the disk is too small, before any image is fetched.
+            MissingImageError: an image is missing for a reason that may pass.
+        """
+        if not self._is_prepared(*args, **given):
+            self._estimate()
+        with tempfile.TemporaryDirectory(prefix="pico-banana-") as reports:
+            self._reports = reports
+            try:
+                super().download_and_prepare(*args, **given)
+            except DatasetGenerationError as error:
+                if isinstance(error.__cause__, PicoBananaError):
+                    raise error.__cause__ from None
+                raise
+            finally:
+                self._reports = None
+            missing = _read_reports(reports)
+        if missing:
+            warnings.warn(
+                f"{NAME} {self.config.name}: images are missing for good: {_counted(missing)}; "
+                f"on_missing is {self._settings().on_missing!r}",
+                stacklevel=2,
+            )
+
+    def _is_prepared(self, output_dir: Any = None, *_: Any, **given: Any) -> bool:
+        folder = os.fspath(output_dir or given.get("output_dir") or self.cache_dir)
+        mode = datasets.DownloadMode(given.get("download_mode") or "reuse_dataset_if_exists")
+        reuses = mode is datasets.DownloadMode.REUSE_DATASET_IF_EXISTS
+        return reuses and os.path.exists(os.path.join(folder, "dataset_info.json"))
+
+    def _estimate(self) -> None:
+        """Tell the library, which looks at the disk, and the user what the load will take."""
+        settings = self._settings()
+        spec = settings.for_config(self.config.name)
+        counted = Reader(self.config.name, settings, local=True).count()
+        edits = counted.images - counted.records
+        size = counted.records * spec.input_bytes + edits * spec.edited_bytes
+        self.info.size_in_bytes = size
+        if size > _LARGE_BYTES:
+            warnings.warn(
+                f"loading {NAME} {self.config.name} takes about {size / 1e9:,.0f} GB of disk, "
+                f"{counted.images:,} requests and {counted.images / _IMAGES_PER_HOUR:,.1f} hours "
+                "at 1 Gbit/s; a load that is interrupted starts from zero. Ways out: limit=…, "
+                "streaming=True, or `pico-banana convert`, which continues",
+                stacklevel=4,
+            )
+
+
+def _counted(missing: Counter[str]) -> str:
+    return ", ".join(f"{count:,} {reason}" for reason, count in sorted(missing.items()))
+
+
+def _read_reports(folder: str) -> Counter[str]:
+    total: Counter[str] = Counter()
+    for name in os.listdir(folder):
+        with open(os.path.join(folder, name), encoding="utf-8") as file:
+            total.update(json.load(file))
+    return total
+
+
+def load(
+    config: str = CONFIGS[0], *, split: str | None = None, streaming: bool = False, **given: Any
+) -> Any:
+    """Return what `load_dataset("pico_banana_400k", config, …)` returns, without the registration.
+
+    Args:
+        config: sft, preference or multi_turn.
+        split: train, validation, or for map-style a slice like `train[:100]`; None: all.
+        streaming: return an iterable dataset, which fetches as it is read.
+        given: arguments of `PicoBananaConfig`, and `cache_dir`, `num_proc`, `download_mode`.
+    """
+    preparing = {name: given.pop(name) for name in ("num_proc", "download_mode") if name in given}
+    # The same names as the registered way, so that both share one cache.
+    builder = PicoBanana400K(config_name=config, dataset_name=NAME, hash=_HASH, **given)
+    if streaming:
+        return builder.as_streaming_dataset(split=split)
+    builder.download_and_prepare(**preparing)
+    return builder.as_dataset(split=split)
+
+
+_HASH = f"schema{SCHEMA_VERSION}"
+"""The last part of the cache's path: raise it and nothing of before is served."""
+
+
+def _wrap(factory: Any) -> Any:
+    """A `dataset_module_factory` that knows this dataset's name, and asks `factory` for others."""
+
+    @functools.wraps(factory)
+    def dataset_module_factory(path: Any, *args: Any, **given: Any) -> Any:
+        if path != NAME:
+            return factory(path, *args, **given)
+        return datasets.load.DatasetModule(NAME, _HASH, {"dataset_name": NAME})
+
+    dataset_module_factory._pico_banana_wraps = factory  # type: ignore[attr-defined]  # noqa: SLF001
+    return dataset_module_factory
+
+
+def _replace(old: Any, new: Any) -> None:
+    """Put `new` wherever a loaded module of `datasets` holds `old`: some import it by name."""
+    for name, module in list(sys.modules.items()):
+        of_library = name.partition(".")[0] == "datasets"
+        if of_library and getattr(module, "dataset_module_factory", None) is old:
+            module.dataset_module_factory = new  # type: ignore[attr-defined]
+
+
+def _register() -> None:
+    """Make the name known to `load_dataset`; warn and change nothing where that cannot be done."""
+    factory: Any = getattr(datasets.load, "dataset_module_factory", None)
+    if hasattr(factory, "_pico_banana_wraps"):
+        unregister()  # this module was reloaded
+        factory = datasets.load.dataset_module_factory
+    module: Any = getattr(datasets.load, "DatasetModule", None)
+    try:
+        takes_path = next(iter(inspect.signature(factory).parameters)) == "path"
+        makes = [*inspect.signature(module).parameters][:3]
+    except (TypeError, ValueError, StopIteration):
+        takes_path, makes = False, []
+    if not takes_path or makes != ["module_path", "hash", "builder_kwargs"]:
+        warnings.warn(
+            f'datasets {datasets.__version__} cannot be told of {NAME}: load_dataset("{NAME}") '
+            f"will not work, {NAME}.load(...) does",
+            stacklevel=2,
+        )
+        return
+    _replace(factory, _wrap(factory))
+
+
+def unregister() -> None:
+    """Undo the registration: `load_dataset` is again as it was before the import."""
+    factory = datasets.load.dataset_module_factory
+    original = getattr(factory, "_pico_banana_wraps", None)
+    if original is not None:
+        _replace(factory, original)
+
+
+# Run as a script, or copied by `datasets` 2.x and 3.x to run from there, there is nothing to tell.
+if __name__ == NAME:
+    _register()

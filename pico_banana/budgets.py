@@ -60,7 +60,7 @@ class Budgets(Protocol):
 
 
 _CATCH_UP_S = 0.05
-"""A pace that fell behind by timers' inexactness may catch up by so much, and no more."""
+"""A pace that fell behind because a timer was late may catch up by so much, and no more."""
 
 
 class _Host:
@@ -76,10 +76,12 @@ class _Host:
         await self._connections.acquire()
         try:
             async with self._turn:
+                catch_up_s = 0.0
                 # Looked at again after each wait: meanwhile the host may have asked for a pause.
-                while (wait_s := self._next_s - time.monotonic()) > 0:  # noqa: ASYNC110
+                while (wait_s := self._next_s - time.monotonic()) > 0:
                     await asyncio.sleep(wait_s)
-                earliest_s = time.monotonic() - min(self._interval_s, _CATCH_UP_S)
+                    catch_up_s = min(self._interval_s, _CATCH_UP_S)
+                earliest_s = time.monotonic() - catch_up_s
                 self._next_s = max(self._next_s, earliest_s) + self._interval_s
         except BaseException:
             self._connections.release()

@@ -88,7 +88,9 @@ def _keys(urls: pa.ChunkedArray) -> np.ndarray[Any, np.dtype[np.int64]]:
     )
     digits = pc.struct_field(found, "digits")
     missing = pc.is_null(digits)
-    keys = np.array(pc.fill_null(pc.cast(digits, pa.int64()), 0))
+    # A copy: what Arrow gives out must not be written to.
+    known = pc.fill_null(pc.cast(digits, pa.int64()), 0)
+    keys: np.ndarray[Any, np.dtype[np.int64]] = known.to_numpy().copy()
     for row in np.flatnonzero(missing):
         keys[row] = _key(photo_of(urls[int(row)].as_py() or ""))
     return keys

@@ -6,6 +6,7 @@ import functools
 import itertools
 import os
 from collections.abc import Iterator
+from typing import Any
 from urllib.parse import unquote
 
 from pico_banana.cache import RemoteFile
@@ -17,7 +18,7 @@ from pico_banana.records import (
     parse_line,
     split_lines,
 )
-from pico_banana.settings import Settings
+from pico_banana.settings import Settings, build_settings
 from pico_banana.sources import join, mirrored
 
 __all__ = ["Manifest", "Release"]
@@ -100,17 +101,73 @@ class Release:
         """Return a config's manifest, which is read only when a path must be looked up."""
         return Manifest(self.file(self._settings.for_config(config).manifest))
 
+    def identity(self, config: str) -> dict[str, Any]:
+        """Return what tells the examples of these settings from those of others.
+
+        Only what differs from the defaults, in an order that does not matter; nothing of places
+        and transport, but a `cdn` that is not Apple's, and a local one's state: rows of one
+        release must never be served for another.
+        """
+        settings = self._settings
+        kinds = ("flickr" if source == "flickr" else "open_images" for source in settings.sources)
+        own = {
+            "cdn": _state(settings.cdn, self._local_jsonl(config)),
+            "open_images_metadata": _state(
+                settings.open_images_metadata, settings.open_images_metadata
+            ),
+            "input_sources": list(dict.fromkeys(kinds)),
+            **{name: getattr(settings, name) for name in _CONTENT},
+            **{name: getattr(settings.fetch, name) for name in _CONTENT_OF_FETCH},
+        }
+        default = build_settings(Settings, {})
+        usual = {
+            "cdn": default.cdn,
+            "open_images_metadata": default.open_images_metadata,
+            "input_sources": ["open_images"],
+            **{name: getattr(default, name) for name in _CONTENT},
+            **{name: getattr(default.fetch, name) for name in _CONTENT_OF_FETCH},
+        }
+        return {name: own[name] for name in sorted(own) if own[name] != usual[name]}
+
+    def _local_jsonl(self, config: str) -> str:
+        return f"{self._settings.cdn}/{self._settings.for_config(config).jsonl}"
+
     def records(
-        self, config: str, start: int = 0, end: int | None = None
+        self, config: str, start: int = 0, end: int | None = None, *, local: bool = False
     ) -> Iterator[Record | BadRecord]:
         """Yield the records and bad lines of a range of bytes, in the file's order.
 
         A line belongs to the range in which its first byte lies, so ranges that touch give every
         line once. Blank lines are left out.
+
+        Args:
+            config: sft, preference or multi_turn.
+            start: the range's first byte.
+            end: the byte after its last one, None for the file's end.
+            local: read a copy in the cache folder, which is fetched once.
         """
         resolve = self.manifest(config).resolve
+        file = self.jsonl(config)
+        if local:
+            file = RemoteFile(file.kept("jsonl"), {})
         # One byte earlier: it tells whether a line begins at `start`.
-        with self.jsonl(config).reading(max(start - 1, 0)) as read:
+        with file.reading(max(start - 1, 0)) as read:
             for line in split_lines(read, start, end):
                 if line.raw is None or line.raw.strip():
                     yield parse_line(config, line, resolve)
+
+
+_CONTENT = (
+    *("edit_types", "edit_categories", "ids", "exclude_ids", "offset", "limit", "validation"),
+    *("on_missing", "images"),
+)
+_CONTENT_OF_FETCH = ("max_image_bytes", "max_pixels", "placeholder_sha256s")
+
+
+def _state(place: str, path: str) -> str:
+    """A place, and where `path` is a local file, its size and time too."""
+    try:
+        found = os.stat(path)
+    except OSError:  # a URL, or a file that is not there, of which its reader will speak
+        return place
+    return f"{place} {found.st_size} {found.st_mtime_ns}"

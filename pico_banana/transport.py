@@ -153,6 +153,9 @@ class Transport:
             trust_env=True,
             read_bufsize=_BLOCK_BYTES,
         )
+        # aiohttp asks twice where a connection breaks, which no budget would know of, and has no
+        # public switch: https://github.com/aio-libs/aiohttp/issues/10790
+        self._session._retry_connection = False  # noqa: SLF001
 
     async def close(self) -> None:
         """Close the connections."""

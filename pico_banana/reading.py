@@ -1,0 +1,233 @@
+"""Read a config's examples range by range: what the loader is made of.
+
+A range is a stretch of bytes of the JSONL file. Ranges are known without reading the file, so
+that many readers can begin at once; only with `offset` or `limit` it is read first, up to the
+last record taken.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import logging
+import os
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+from pico_banana.cache import RemoteFile
+from pico_banana.errors import MissingImageError
+from pico_banana.examples import Example, image_refs, make_example
+from pico_banana.fetch import Fetcher
+from pico_banana.open_images import Index, Photo, open_index
+from pico_banana.records import BadRecord, Record
+from pico_banana.release import Release
+from pico_banana.schema import category_of
+from pico_banana.selection import Selection, split_of
+from pico_banana.settings import Settings
+from pico_banana.sources import ImageRef, Sources
+
+__all__ = ["RANGES", "Counted", "Range", "Reader"]
+
+RANGES = 64
+"""How many ranges a config is cut into: enough for many workers, few enough to be large."""
+
+_CHUNK_RECORDS = 32
+_TOLD_BAD = 10
+_log = logging.getLogger("pico_banana")
+
+
+class Range(NamedTuple):
+    """A stretch of bytes of a JSONL file: [start, end)."""
+
+    start: int
+    end: int
+
+
+class Counted(NamedTuple):
+    """What a selection holds: records, and the images that they need."""
+
+    records: int
+    images: int
+
+
+class Picked(NamedTuple):
+    """A selected record, and what Open Images says of its input."""
+
+    record: Record
+    photo: Photo | None
+
+
+class Reader:
+    """Reads one config of a release as the settings say.
+
+    Holds settings alone, so it pickles; connections, the index and the fetcher are made once in
+    each process.
+
+    Args:
+        config: sft, preference or multi_turn.
+        settings: what to read, and from where.
+        local: read the JSONL from a copy in the cache folder, fetched once, instead of by ranges
+            from where it lies.
+    """
+
+    def __init__(self, config: str, settings: Settings, *, local: bool) -> None:
+        settings.for_config(config)
+        self._config, self._settings, self._local = config, settings, local
+
+    def ranges(self) -> list[Range]:
+        """Return the ranges that hold the selected records, at least `RANGES` of them.
+
+        With `offset` or `limit` they cover just the records that these take, so that the ranges'
+        readers need not count.
+        """
+        selection = Selection.of(self._settings)
+        start, end = 0, self._file().size_bytes()
+        if selection.offset or selection.limit is not None:
+            start, end = self._taken(selection)
+        if end is None:
+            return [Range(0, 2**63 - 1)]
+        count = max(1, min(RANGES, end - start))
+        edges = [start + (end - start) * n // count for n in range(count + 1)]
+        return [Range(*pair) for pair in itertools.pairwise(edges)]
+
+    def _file(self) -> RemoteFile:
+        return Release(self._settings).jsonl(self._config)
+
+    def _taken(self, selection: Selection) -> tuple[int, int]:
+        """The bytes from the first record that offset and limit take to after the last one."""
+        first = last = None
+        for place, picked in enumerate(self._kept(Range(0, 2**63 - 1), selection)):
+            line = picked.record.line
+            assert line is not None
+            if selection.end is not None and place >= selection.end:
+                break
+            if place >= selection.offset:
+                first = line.offset if first is None else first
+                last = line.offset
+        # A line belongs to the range in which its first byte lies.
+        return (0, 0) if first is None or last is None else (first, last + 1)
+
+    def count(self) -> Counted:
+        """Return how many records and images the settings select; reads the whole JSONL file."""
+        records = images = 0
+        for reading in self.ranges():
+            for picked in self._picked(reading):
+                records += 1
+                images += 1 + len(picked.record.edited) + len(picked.record.rejected)
+        return Counted(records, images)
+
+    def examples(
+        self, ranges: Sequence[Range], split: str, missing: Counter[str], *, strict: bool
+    ) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Yield key and row of each example of a split, in the order of the file.
+
+        Images of the records ahead are fetched meanwhile. The key is the offset of the record's
+        line in bytes, and unique.
+
+        Args:
+            ranges: which ranges to read.
+            split: train or validation.
+            missing: counts missing images by reason.
+            strict: raise for an image that is missing for a transient reason, since what is made
+                of the rows keeps the hole for ever.
+
+        Raises:
+            MissingImageError: see `strict`, and `on_missing="fail"`.
+        """
+        sources = Sources(self._settings)
+        begun: deque[Picked] = deque()
+
+        def batches() -> Iterator[list[list[ImageRef]]]:
+            for reading in ranges:
+                for chunk in _chunks(self._picked(reading)):
+                    mine = [picked for picked in chunk if self._split(picked.record) == split]
+                    begun.extend(mine)
+                    yield [image_refs(one.record, one.photo, sources) for one in mine]
+
+        for found in _fetcher(self._settings, os.getpid()).in_order(batches()):
+            record, photo = begun.popleft()
+            example = make_example(self._config, record, photo, found, self._settings.on_missing)
+            missing.update(one.reason.value for _, one in example.missing)
+            if strict:
+                _refuse_transient(record, example)
+            if example.row is not None:
+                assert record.line is not None
+                yield record.line.offset, example.row
+
+    def _split(self, record: Record) -> str:
+        return split_of(record.photo, self._settings.validation)
+
+    def _picked(self, reading: Range) -> Iterator[Picked]:
+        """The selected records of a range; `ranges` has seen to offset and limit."""
+        selection = Selection.of(self._settings)
+        for picked in self._kept(reading, selection):
+            if not selection.excludes(picked.record, _image_id(picked.photo)):
+                yield picked
+
+    def _kept(self, reading: Range, selection: Selection) -> Iterator[Picked]:
+        """The records of a range that pass the filters, with their photos."""
+        index = self._index()
+        for chunk in _chunks(self._good(reading, selection)):
+            photos: list[Photo | None] = [None] * len(chunk)
+            if index is not None:
+                photos = index.photos(index.rows([record.input_url for record in chunk]))
+            for record, photo in zip(chunk, photos, strict=True):
+                if selection.passes_ids(record, _image_id(photo)):
+                    yield Picked(record, photo)
+
+    def _good(self, reading: Range, selection: Selection) -> Iterator[Record]:
+        release = Release(self._settings)
+        bad = 0
+        for record in release.records(self._config, *reading, local=self._local):
+            if isinstance(record, BadRecord):
+                bad += 1
+                if bad <= _TOLD_BAD:
+                    where = f"{self._file().url}, {record.line.where}"
+                    _log.warning("left out: %s: %s: %s", where, record.reason.value, record.detail)
+            elif selection.passes_types(record, category_of(record.edit_type)):
+                yield record
+        if bad > _TOLD_BAD:
+            _log.warning("left out: %d bad lines more in this range", bad - _TOLD_BAD)
+
+    def _index(self) -> Index | None:
+        place = Release(self._settings).mirror(self._settings.open_images_metadata)
+        return open_index(place, self._settings.storage_options)
+
+
+def _image_id(photo: Photo | None) -> str | None:
+    return photo.image_id if photo else None
+
+
+def _chunks(found: Iterator[Any]) -> Iterator[list[Any]]:
+    chunk: list[Any] = []
+    for one in found:
+        chunk.append(one)
+        if len(chunk) == _CHUNK_RECORDS:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
+
+
+def _refuse_transient(record: Record, example: Example) -> None:
+    for column, one in example.missing:
+        if one.reason.is_transient:
+            raise MissingImageError(
+                f"{column} of {record.id} could not be fetched after {one.tries} tries: {one.url} "
+                f"is {one.reason.value} ({one.detail}). Nothing is cached; load again later, or "
+                "use `pico-banana convert`, which continues where it was",
+                one.url,
+                one.reason.value,
+            )
+
+
+@functools.lru_cache(maxsize=4)
+def _fetcher_of(settings: str, pid: int) -> Fetcher:
+    del pid  # part of the key: a forked process has none of its parent's threads
+    return Fetcher(Settings.model_validate_json(settings))
+
+
+def _fetcher(settings: Settings, pid: int) -> Fetcher:
+    """One fetcher a process and settings: one made per range would drain at each range's end."""
+    return _fetcher_of(settings.model_dump_json(), pid)
