@@ -1,6 +1,17 @@
-"""What every test gets: caches of its own, so that none reads or leaves anything elsewhere."""
+"""What every test gets: caches of its own, and the same examples of hypothesis at each run."""
 
+import hypothesis
 import pytest
+
+# Seeded, and without a deadline: a busy machine is no failure.
+hypothesis.settings.register_profile(
+    "repeatable",
+    database=None,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("repeatable")
 
 
 @pytest.fixture(autouse=True)

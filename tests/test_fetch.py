@@ -3,7 +3,6 @@
 import hashlib
 import io
 import multiprocessing
-import os
 import pickle
 import random
 import socket
@@ -204,10 +203,8 @@ OTHER_PLACES = [
         (fake_cdn.stall(10), {"retries": 1, "read_timeout_s": 0.1}, "timeout", 2),
         (fake_cdn.drip(200), {"retries": 1, "total_timeout_s": 0.3}, "timeout", 2),
         (fake_cdn.reset(-1), {}, "connection", 4),
-        (fake_cdn.reset(0), {"retries": 1}, "connection", 2),
         (fake_cdn.cut(100), {}, "truncated", 4),
         (fake_cdn.wrong_length(7), {}, "truncated", 4),
-        (fake_cdn.wrong_length(-7), {}, "truncated", 4),
         (replace(fake_cdn.cut(100), length=None), {"retries": 1}, "truncated", 2),
         (HTML, {}, "not_an_image", 2),
         (fake_cdn.body(b""), {}, "not_an_image", 2),
@@ -240,6 +237,17 @@ def test_a_known_placeholder_may_come_with_status_200(release, server):
     digest = hashlib.sha256(fake_cdn.PLACEHOLDER_PNG).hexdigest()
     (found,) = release.fetch(release.edited(0), {"placeholder_sha256s": [digest]})
     assert (found.reason, found.tries, server.count()) == (MissingReason.PLACEHOLDER, 1, 1)
+
+
+@pytest.mark.parametrize(
+    "answer", [fake_cdn.reset(0), fake_cdn.reset(100), fake_cdn.wrong_length(-7)]
+)
+def test_a_connection_that_breaks_in_the_body(release, server, answer):
+    server.fail("/cdn/*", forever=answer)
+    (found,) = release.fetch(release.edited(0))
+    # Which of them is seen depends on how much arrives in one piece.
+    assert found.reason in (MissingReason.CONNECTION, MissingReason.TRUNCATED)
+    assert found.tries == server.count() == 4
 
 
 def test_nobody_listens(release):
@@ -311,7 +319,7 @@ def test_the_next_source_is_tried_after_an_absence(release, server, absent):
 
 @pytest.mark.parametrize(
     ("fault", "requests"),
-    [(fake_cdn.too_many(), 4), (fake_cdn.status(403), 1), (HTML, 2), (fake_cdn.corrupt(), 2)],
+    [(fake_cdn.too_many(), 4), (fake_cdn.status(403), 1), (HTML, 2), (fake_cdn.cut(99), 4)],
 )
 def test_the_next_source_is_not_tried_after_another_fault(release, server, fault, requests):
     server.fail("/bucket/*", forever=fault)
@@ -443,7 +451,7 @@ def test_results_are_taken_when_the_source_has_none_yet(release):
 
     with Fetcher(release.settings()) as fetcher:
         for group in fetcher.in_order(batches()):
-            got.append([found.name for found in group])
+            got.append([found.name for found in group])  # noqa: PERF401  (batches looks at it)
     assert got == [["0.png"], ["1.png"], [], ["2.png", "3.png"]]
     assert nones <= 2
 
@@ -555,7 +563,7 @@ SIDE_300_KB = 316
 
 def test_bytes_that_wait_for_the_reader_are_bounded(release, server):
     refs = release.edits(100, SIDE_300_KB)
-    size, held = len(picture(0, SIDE_300_KB)), 2_000_000
+    size, held = len(picture(0, SIDE_300_KB)), 2_000_000  # sizes differ by some bytes
     most = 0
     with Fetcher(release.settings({"held_bytes": held})) as fetcher:
         consumed = 0
@@ -563,8 +571,8 @@ def test_bytes_that_wait_for_the_reader_are_bounded(release, server):
             consumed += len(group[0].data)
             time.sleep(0.002)  # the reader's own work
             most = max(most, fetcher.tally.size_bytes - consumed)
-        assert fetcher.tally.size_bytes == consumed == 100 * size
-    assert held / 2 < most <= held + size
+        assert fetcher.tally.size_bytes == consumed
+    assert held / 2 < most <= held + 1.01 * size
     assert server.count() <= 200
 
 
@@ -589,15 +597,15 @@ def test_asking_again_for_want_of_room_is_no_failure(release, server):
 
 
 def test_an_answer_of_unknown_length_is_not_asked_for_piece_by_piece(release, server):
-    refs = release.edits(2, 1000)  # 3 MB
+    refs = release.edits(2, 600)  # 1 MB
     server.fail("*", forever=fake_cdn.chunked())
     server.hold("*/0.png")
-    with Fetcher(release.settings({"held_bytes": 4_000_000})) as fetcher:
+    with Fetcher(release.settings({"held_bytes": 900_000})) as fetcher:
         done = reading(fetcher, [[[ref] for ref in refs]])
-        server.wait_for_request("*/1.png", 2)
+        server.wait_for_request("*/1.png")
         server.release()
         assert [type(found) for (found,) in done.result(30)] == [Fetched, Fetched]
-    assert server.count("*/1.png") <= 5
+    assert server.count("*/1.png") <= 3
 
 
 # ---- stopping, processes -----------------------------------------------------------------------
@@ -642,14 +650,14 @@ def test_a_failing_source_of_batches_is_heard(release):
     with Fetcher(release.settings()) as fetcher:
         with pytest.raises(LookupError):
             list(fetcher.in_order(batches()))
-        assert len(list(fetcher.in_order([[refs]]))[0]) == 3
+        assert len(next(fetcher.in_order([[refs]]))) == 3
 
 
 def own_threads():
     return [thread.name for thread in threading.enumerate() if "pico-banana" in thread.name]
 
 
-def test_close_leaves_no_thread_and_use_starts_anew(release, server):
+def test_close_leaves_no_thread_and_use_starts_anew(release):
     (ref,) = release.edited(0)
     fetcher = Fetcher(release.settings())
     assert own_threads() == []
@@ -791,4 +799,3 @@ def test_many_images_and_faults(release, server, seed):
     missing = {found.url: found.reason.value for found in results if isinstance(found, Missing)}
     assert Counter(missing.values()).keys() == {"not_found"}
     assert missing.keys() == {refs[number].url for number in absent.intersection(order)}
-    assert os.getpid()

@@ -1,0 +1,205 @@
+"""An image is looked into until it is known to be whole, and how large `datasets` shows it."""
+
+import io
+import random
+import warnings
+import zlib
+
+import numpy as np
+import pytest
+from datasets import Image as ImageFeature
+from PIL import ExifTags, Image, features
+
+from pico_banana.images import FlawError, inspect
+from pico_banana.missing import MissingReason
+
+SIZE = (90, 60)
+MAX_PIXELS = 10_000
+PICTURE = Image.fromarray(
+    np.random.default_rng(7).integers(0, 255, (*SIZE[::-1], 3), dtype=np.uint8), "RGB"
+)
+FORMATS = ("PNG", "JPEG", "WEBP")
+# Those besides which Pillow may or may not have been built with.
+ALL_FORMATS = (*FORMATS, "GIF", "BMP", "TIFF", "PPM", *["AVIF"] * features.check("avif"))
+
+
+def encoded(kind, picture=PICTURE, **options):
+    data = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        picture.save(data, kind, **options)
+    return data.getvalue()
+
+
+def turned(orientation):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    return exif
+
+
+def look(data, *, decode=False, max_pixels=MAX_PIXELS):
+    return inspect(data, decode=decode, max_pixels=max_pixels)
+
+
+def flaw(data, **options):
+    with pytest.raises(FlawError) as caught:
+        look(data, **options)
+    assert caught.value.detail
+    return caught.value.reason
+
+
+def size_in_datasets(data):
+    return ImageFeature().decode_example({"bytes": data, "path": None}).size
+
+
+@pytest.mark.parametrize("decode", [False, True])
+@pytest.mark.parametrize("kind", ALL_FORMATS)
+def test_whole_images(kind, decode):
+    data = encoded(kind)
+    facts = look(data, decode=decode)
+    assert (facts.format, facts.mark) == (kind, None)
+    assert (facts.width, facts.height) == SIZE == size_in_datasets(data)
+
+
+@pytest.mark.parametrize("options", [{"progressive": True}, {"icc_profile": bytes(70_000)}])
+def test_other_jpegs(options):
+    assert look(encoded("JPEG", **options), decode=True).mark is None
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "P", "1", "I;16", "RGBA", "CMYK"])
+def test_other_modes(mode):
+    data = encoded("JPEG" if mode == "CMYK" else "PNG", PICTURE.convert("L").convert(mode))
+    assert (look(data).width, look(data, decode=True).height) == SIZE
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", [*FORMATS, "TIFF"])
+def test_sizes_are_those_after_orientation(kind, orientation):
+    data = encoded(kind, exif=turned(orientation))
+    upright = SIZE[::-1] if orientation >= 5 else SIZE
+    for decode in (False, True):
+        facts = look(data, decode=decode)
+        assert (facts.width, facts.height) == upright == size_in_datasets(data)
+
+
+def test_exif_may_stand_behind_the_pixels_of_a_png():
+    data = encoded("PNG", exif=turned(6))
+    chunks = png_chunks(data)
+    exif = next(chunk for chunk in chunks if chunk[4:8] == b"eXIf")
+    others = [chunk for chunk in chunks if chunk is not exif]
+    moved = data[:8] + b"".join([*others[:-1], exif, others[-1]])
+    assert (look(moved).width, look(moved).height) == SIZE[::-1] == size_in_datasets(moved)
+
+
+def png_chunks(data):
+    chunks, place = [], 8
+    while place < len(data):
+        end = place + 12 + int.from_bytes(data[place : place + 4], "big")
+        chunks.append(data[place:end])
+        place = end
+    return chunks
+
+
+@pytest.mark.parametrize("tenths", range(1, 10))
+@pytest.mark.parametrize("options", [{}, {"exif": turned(6)}, {"icc_profile": bytes(3_000)}])
+@pytest.mark.parametrize("kind", FORMATS)
+def test_a_cut_image_is_truncated(kind, options, tenths):
+    data = encoded(kind, **options)
+    cut = data[: len(data) * tenths // 10]
+    for decode in (False, True):
+        assert flaw(cut, decode=decode) is MissingReason.TRUNCATED
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_an_image_without_its_last_bytes(kind):
+    data = encoded(kind)
+    assert flaw(data[:-20]) is MissingReason.TRUNCATED
+    assert flaw(data[:25]) is MissingReason.TRUNCATED
+
+
+def test_a_jpeg_that_lacks_its_end_marker_is_kept_and_marked_where_it_decodes():
+    facts = look(encoded("JPEG")[:-2] + bytes(64))
+    assert (facts.width, facts.height, facts.mark) == (*SIZE, "no_end_marker")
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_bytes_behind_the_end_do_no_harm(kind):
+    facts = look(encoded(kind) + b"\r\n<!-- served by a proxy -->")
+    assert (facts.width, facts.height) == SIZE
+    assert facts.mark == {"PNG": None, "JPEG": "bytes_after_end"}[kind]
+
+
+def test_several_pictures_in_one_jpeg():
+    data = encoded("MPO", save_all=True, append_images=[PICTURE])
+    facts = look(data, decode=True)
+    assert (facts.width, facts.height) == SIZE == size_in_datasets(data)
+
+
+@pytest.mark.parametrize("name", [b"IHDR", b"IDAT", b"IEND"])
+def test_a_png_chunk_with_a_wrong_crc_is_corrupt(name):
+    data = bytearray(encoded("PNG"))
+    end = data.index(name) + int.from_bytes(data[data.index(name) - 4 : data.index(name)], "big")
+    data[end + 5] ^= 1  # of the four bytes behind the chunk's data
+    assert flaw(bytes(data)) is MissingReason.CORRUPT
+
+
+def test_a_png_whose_pixels_do_not_inflate_is_found_by_decoding():
+    data = encoded("PNG")
+    chunks = png_chunks(data)
+    place = next(i for i, chunk in enumerate(chunks) if chunk[4:8] == b"IDAT")
+    body = b"IDAT" + b"\x78\x9c" + bytes(len(chunks[place]) - 14)
+    length = (len(body) - 4).to_bytes(4, "big")
+    chunks[place] = length + body + zlib.crc32(body).to_bytes(4, "big")
+    broken = data[:8] + b"".join(chunks)
+    assert look(broken).width == SIZE[0]  # its chunks are whole
+    assert flaw(broken, decode=True) in {MissingReason.CORRUPT, MissingReason.TRUNCATED}
+
+
+NO_IMAGES = {
+    "nothing": b"",
+    "HTML": b"<!DOCTYPE html>\n<html><title>Too many requests</title></html>",
+    "JSON": b'{"error": "not found"}',
+    "zeros": bytes(5_000),
+    "PDF": b"%PDF-1.7\n",
+    "SVG": b'<svg xmlns="http://www.w3.org/2000/svg"/>',
+    "PostScript": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n",  # would run Ghostscript
+    "gzip": b"\x1f\x8b\x08\x00" + bytes(100),
+}
+
+
+@pytest.mark.parametrize("data", NO_IMAGES.values(), ids=NO_IMAGES)
+def test_what_is_no_image(data):
+    assert flaw(data) is MissingReason.NOT_AN_IMAGE
+    assert flaw(data, decode=True) is MissingReason.NOT_AN_IMAGE
+
+
+@pytest.mark.parametrize("kind", ALL_FORMATS)
+def test_max_pixels(kind):
+    data = encoded(kind)
+    pixels = SIZE[0] * SIZE[1]
+    assert look(data, max_pixels=pixels).width == SIZE[0]
+    assert flaw(data, max_pixels=pixels - 1) is MissingReason.TOO_MANY_PIXELS
+
+
+def test_a_decompression_bomb_is_refused_before_it_is_decoded():
+    data = bytearray(encoded("PNG"))
+    data[16:24] = (60_000).to_bytes(4, "big") * 2
+    data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, "big")
+    assert flaw(bytes(data), max_pixels=10**8) is MissingReason.TOO_MANY_PIXELS
+
+
+@pytest.mark.parametrize("decode", [False, True])
+@pytest.mark.parametrize("kind", ALL_FORMATS)
+def test_any_broken_bytes_are_facts_or_a_flaw(kind, decode):
+    rng = random.Random(kind)
+    data = encoded(kind, exif=turned(6)) if kind in {*FORMATS, "TIFF"} else encoded(kind)
+    for _ in range(150):
+        broken = bytearray(data)
+        for _ in range(rng.randint(1, 4)):
+            broken[rng.randrange(min(len(data), rng.choice([40, 200, 5000])))] = rng.randrange(256)
+        try:
+            facts = look(bytes(broken), decode=decode)
+        except FlawError as found:
+            assert isinstance(found.reason, MissingReason)  # noqa: PT017
+        else:
+            assert facts.width * facts.height <= MAX_PIXELS

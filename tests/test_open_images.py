@@ -1,0 +1,324 @@
+"""A photo's URL leads to its ImageID and attribution, by an index that is made once."""
+
+import csv
+import gzip
+import os
+import pickle
+import random
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pico_banana.errors import ReleaseError
+from pico_banana.open_images import is_image_id, open_index
+from tests.fake_cdn import FakeCDN
+
+COLUMNS = (
+    "ImageID", "Subset", "OriginalURL", "OriginalLandingURL", "License", "AuthorProfileURL",
+    "Author", "Title", "OriginalSize", "OriginalMD5", "Thumbnail300KURL", "Rotation",
+)  # fmt: skip
+PHOTO = "https://farm5.staticflickr.com/4012/4300123456_0a1b2c3d4e_o.jpg"
+
+
+def row(number, url, **changes):
+    return {
+        "ImageID": f"{number:016x}",
+        "Subset": "train",
+        "OriginalURL": url,
+        "OriginalLandingURL": f"https://www.flickr.com/photos/somebody/{number}",
+        "License": "https://creativecommons.org/licenses/by/2.0/",
+        "AuthorProfileURL": "https://www.flickr.com/people/somebody/",
+        "Author": "Somebody",
+        "Title": f"Photo {number}",
+        "OriginalSize": "1000",
+        "OriginalMD5": "1B2M2Y8AsgTpgAmY7PhCfg==",
+        "Thumbnail300KURL": "",
+        "Rotation": "0.0",
+        **changes,
+    }
+
+
+def write(path, rows, columns=COLUMNS):
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, columns, extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(rows)
+    return str(path)
+
+
+def indexed(path, rows):
+    return open_index(write(path, rows), {})
+
+
+def image_ids(index, *urls):
+    photos = index.photos(index.rows(urls))
+    return [None if photo is None else int(photo.image_id, 16) for photo in photos]
+
+
+@pytest.fixture
+def made():
+    """How many index files there are in the cache."""
+
+    def count():
+        folder = os.path.join(os.environ["PICO_BANANA_CACHE"], "open_images")
+        return sum(name.endswith(".arrow") for name in os.listdir(folder))
+
+    return count
+
+
+TITLES = ["a, b", 'the "best"', "two\nlines", "é 🙂 ↔", "  spaces ", "NULL", "nan", "'", "\\N", ","]
+
+
+@pytest.mark.parametrize("title", TITLES)
+def test_texts_come_through_to_the_letter(tmp_path, title):
+    rows = [row(1, PHOTO, Title=title, Author=title), row(2, "https://h/2_o.jpg", Title="next")]
+    index = indexed(tmp_path / "list.csv", rows)
+    first, second = index.photos(index.rows([PHOTO, "https://h/2_o.jpg"]))
+    assert (first.title, first.author) == (title, title)
+    assert second.title == "next"
+    assert first.attribution() == {
+        "author": title,
+        "author_url": "https://www.flickr.com/people/somebody/",
+        "title": title,
+        "license": "https://creativecommons.org/licenses/by/2.0/",
+        "landing_url": "https://www.flickr.com/photos/somebody/1",
+    }
+
+
+def test_empty_values_are_unknown(tmp_path):
+    names = ("Author", "AuthorProfileURL", "Title", "License", "OriginalLandingURL")
+    empty = dict.fromkeys([*names, "OriginalSize", "OriginalMD5", "Rotation"], "")
+    index = indexed(tmp_path / "list.csv", [row(1, PHOTO, **empty)])
+    (photo,) = index.photos([0])
+    assert set(photo.attribution().values()) == {None}
+    assert (photo.original_md5, photo.original_size) == (None, None)
+
+
+def test_photos_are_plain_values(tmp_path):
+    index = indexed(tmp_path / "list.csv", [row(1, PHOTO)])
+    (photo,) = index.photos([0])
+    assert photo.original_size == 1000
+    assert photo.original_md5 == "1B2M2Y8AsgTpgAmY7PhCfg=="
+    assert pickle.loads(pickle.dumps(photo)) == photo  # noqa: S301
+    assert len(index) == 1
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        PHOTO,
+        PHOTO.replace("https", "http"),
+        PHOTO.replace("farm5", "c8"),
+        PHOTO + "?zz=1",
+        "https://live.staticflickr.com/4300123456_0a1b2c3d4e_o.jpg",
+    ],
+)
+def test_a_photo_is_found_by_its_name(tmp_path, url):
+    index = indexed(tmp_path / "list.csv", [row(7, PHOTO), row(8, "https://h/8_o.jpg")])
+    assert image_ids(index, url) == [7]
+
+
+def test_the_exact_address_comes_first(tmp_path):
+    urls = [f"https://{host}.staticflickr.com/1/5_a_o.jpg" for host in ("farm1", "c1", "c2")]
+    index = indexed(tmp_path / "list.csv", [row(n, url) for n, url in enumerate(urls)])
+    assert image_ids(index, *urls) == [0, 1, 2]
+    assert image_ids(index, urls[1].replace("https", "http")) == [0]  # the list's first
+
+
+def test_of_a_doubled_address_the_first_counts(tmp_path):
+    index = indexed(tmp_path / "list.csv", [row(3, PHOTO), row(1, PHOTO), row(2, PHOTO)])
+    assert image_ids(index, PHOTO) == [3]
+    assert len(index) == 3
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://farm5.staticflickr.com/4012/4300123456_ffffffffff_o.jpg",  # the number only
+        "https://farm5.staticflickr.com/4012/430012345_0a1b2c3d4e_o.jpg",
+        "https://farm5.staticflickr.com/4012/4300123456",
+        "https://farm5.staticflickr.com/",
+        "",
+        "https://farm5.staticflickr.com/named.jpg",
+        "99999999999999999999_o.jpg",
+    ],
+)
+def test_an_unlisted_photo(tmp_path, url):
+    index = indexed(tmp_path / "list.csv", [row(1, PHOTO), row(2, ""), row(3, "https://h/")])
+    assert index.rows([url]) == [None]
+    assert index.photos([None]) == [None]
+
+
+def test_no_urls(tmp_path):
+    index = indexed(tmp_path / "list.csv", [row(1, PHOTO)])
+    assert index.rows([]) == index.photos([]) == []
+
+
+ODD = [
+    "https://h/named_o.jpg",
+    "https://h/0.jpg",
+    "https://h/12",
+    "https://h/12/named.jpg",
+    "https://h/00012_o.jpg",
+    "https://h/123456789012345678_o.jpg",
+    "https://h/1234567890123456789_o.jpg",
+    "https://h/12345678901234567890123_o.jpg",
+    "https://h/12٣_o.jpg",
+    "https://h/é.jpg",
+    "https://h/12a?x=/3.jpg",
+    "https://h/12b#/3.jpg",
+    "https://h/12?/4.jpg",
+    "77_o.jpg",
+    "https://h/-5.jpg",
+]
+
+
+def test_names_without_a_number_and_with_odd_ones(tmp_path):
+    index = indexed(tmp_path / "list.csv", [row(n, url) for n, url in enumerate(ODD)])
+    assert image_ids(index, *ODD) == [*range(len(ODD))]
+
+
+@given(st.lists(st.text("0129٣_/?#.aé\n", min_size=1, max_size=12), min_size=1, unique=True))
+def test_every_listed_address_is_found(tmp_path_factory, urls):
+    path = tmp_path_factory.mktemp("list") / "list.csv"
+    index = indexed(path, [row(n, url) for n, url in enumerate(urls)])
+    assert image_ids(index, *urls) == [*range(len(urls))]
+
+
+def test_many_photos_in_any_order(tmp_path):
+    rng = random.Random(5)
+    numbers = rng.sample(range(10**9, 10**10), 5_000)
+    urls = [f"https://farm{n % 9}.staticflickr.com/{n % 99}/{n}_{n % 7:x}_o.jpg" for n in numbers]
+    index = indexed(tmp_path / "list.csv", [row(n, url) for n, url in enumerate(urls)])
+    wanted = rng.sample(range(5_000), 1_000)
+    assert image_ids(index, *(urls[n] for n in wanted)) == wanted
+    assert image_ids(index, "https://h/none.jpg", urls[5], "x") == [None, 5, None]
+
+
+# The list
+
+
+@pytest.mark.parametrize("name", ["ImageID", "OriginalURL", "Author", "License", "Rotation"])
+def test_a_missing_column_is_named(tmp_path, name):
+    columns = [column for column in COLUMNS if column != name]
+    path = write(tmp_path / "list.csv", [row(1, PHOTO)], columns)
+    with pytest.raises(ReleaseError, match=f"but.*{name}") as caught:
+        open_index(path, {})
+    assert caught.value.url == path
+
+
+def test_columns_in_any_order_and_unknown_ones(tmp_path):
+    path = write(tmp_path / "list.csv", [row(1, PHOTO, Extra="x")], [*COLUMNS[::-1], "Extra"])
+    assert image_ids(open_index(path, {}), PHOTO) == [1]
+
+
+LISTS = {
+    "nothing": b"",
+    "header only": (",".join(COLUMNS) + "\n").encode(),
+    "HTML": b"<html>\n<body>gone</body>\n</html>",
+    "too few values": (",".join(COLUMNS) + "\n1,train\n").encode(),
+    "not UTF-8": (",".join(COLUMNS) + f"\n1,train,{PHOTO},,,,caf\xe9,,5,,,\n").encode("latin-1"),
+    "size": (",".join(COLUMNS) + f"\n1,train,{PHOTO},,,,,,large,,,\n").encode(),
+}
+
+
+@pytest.mark.parametrize("content", LISTS.values(), ids=LISTS)
+def test_what_is_no_list(tmp_path, content, made):
+    path = tmp_path / "list.csv"
+    path.write_bytes(content)
+    with pytest.raises(ReleaseError, match=r"list\.csv must be Open Images' image list"):
+        open_index(str(path), {})
+    assert made() == 0
+
+
+def test_a_list_that_is_not_there(tmp_path):
+    with pytest.raises(ReleaseError, match=r"absent\.csv"):
+        open_index(str(tmp_path / "absent.csv"), {})
+
+
+def test_none_is_no_index():
+    assert open_index("none", {}) is None
+
+
+def test_the_index_is_made_once_and_again_where_the_list_changed(tmp_path, made):
+    path = tmp_path / "list.csv"
+    first = indexed(path, [row(1, PHOTO)])
+    assert open_index(str(path), {}).path == first.path
+    assert made() == 1
+    second = indexed(path, [row(2, PHOTO), row(3, "https://h/3.jpg")])
+    assert image_ids(second, PHOTO) == [2]
+    assert image_ids(first, PHOTO) == [1]  # who has it open reads on
+    assert made() == 2
+
+
+def test_an_index_is_a_place_too(tmp_path, made):
+    index = indexed(tmp_path / "list.csv", [row(1, PHOTO)])
+    copy = tmp_path / "own.index"
+    copy.write_bytes(Path(index.path).read_bytes())
+    again = open_index(str(copy), {})
+    assert image_ids(again, PHOTO) == [1]
+    assert again.path == str(copy)
+    assert made() == 1
+
+
+def test_a_broken_index_is_refused(tmp_path):
+    path = tmp_path / "own.index"
+    path.write_bytes(b"ARROW1" + bytes(100))
+    with pytest.raises(ReleaseError, match=r"own\.index is no index"):
+        open_index(str(path), {})
+
+
+def test_the_same_list_makes_the_same_index(tmp_path):
+    rows = [row(n, f"https://h/{n % 5}_{n}.jpg") for n in range(50)]
+    one, other = indexed(tmp_path / "a.csv", rows), indexed(tmp_path / "b.csv", rows)
+    assert one.path != other.path
+    assert Path(one.path).read_bytes() == Path(other.path).read_bytes()
+
+
+def test_a_compressed_list(tmp_path):
+    plain = write(tmp_path / "list.csv", [row(1, PHOTO)])
+    (tmp_path / "list.csv.gz").write_bytes(gzip.compress(Path(plain).read_bytes()))
+    assert image_ids(open_index(plain + ".gz", {}), PHOTO) == [1]
+    with FakeCDN(("/lists", tmp_path)) as cdn:
+        assert image_ids(open_index(f"{cdn.url}/lists/list.csv.gz", {}), PHOTO) == [1]
+
+
+def test_a_list_behind_http_is_fetched_once(tmp_path, made):
+    write(tmp_path / "list.csv", [row(n, f"https://h/{n}.jpg", Title="t" * 99) for n in range(999)])
+    told = []
+    with FakeCDN(("/lists", tmp_path)) as cdn:
+        url = f"{cdn.url}/lists/list.csv"
+        index = open_index(url, {}, lambda done, total: told.append((done, total)))
+        size = os.path.getsize(tmp_path / "list.csv")
+        assert told[-1][0] == size
+        told.clear()
+        assert open_index(url, {}, lambda *_: told.append("again")).path == index.path
+        assert told == []
+        assert made() == 1
+    folder = os.path.dirname(index.path)
+    assert not [name for name in os.listdir(folder) if name.endswith((".csv", ".gz"))]
+    assert image_ids(index, "https://h/500.jpg") == [500]
+
+
+def test_an_index_behind_http_is_kept(tmp_path):
+    index = indexed(tmp_path / "list.csv", [row(1, PHOTO)])
+    (tmp_path / "own.arrow").write_bytes(Path(index.path).read_bytes())
+    with FakeCDN(("/lists", tmp_path)) as cdn:
+        assert image_ids(open_index(f"{cdn.url}/lists/own.arrow", {}), PHOTO) == [1]
+
+
+@pytest.mark.parametrize(
+    ("text", "is_one"),
+    [
+        ("0005c7c3ff3a4b21", True),
+        ("0005C7C3FF3A4B21", False),
+        ("0005c7c3ff3a4b2", False),
+        ("0005c7c3ff3a4b21\n", False),
+        ("../c7c3ff3a4b21x", False),
+        ("", False),
+    ],
+)
+def test_is_image_id(text, is_one):
+    assert is_image_id(text) is is_one
