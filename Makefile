@@ -4,6 +4,7 @@ PYTHON ?= python3
 ARGS ?=
 DATASETS = 2.21.0 3.6.0 4.0.0 4.8.5 5.2.0
 NEWEST = 5.2.0
+OLDER = $(filter-out $(NEWEST),$(DATASETS))
 CONSTRAINTS = constraints/datasets-$(NEWEST).txt
 PIP_INSTALL = -m pip install --quiet --disable-pip-version-check
 READ_BACK = .venvs/read-back
@@ -36,18 +37,22 @@ types: .venv/dev.stamp  ## mypy, strict
 	.venv/bin/mypy -p pico_banana
 
 # Two at a time: each holds a table of the output and a decoded picture or two.
-versions: .venv/dev.stamp  ## read an output with plain datasets of each version in constraints/
+versions: .venv/dev.stamp  ## on each version in constraints/: read an output with plain datasets, test the loader
 	@rm -rf $(READ_BACK)
 	$(CACHES) .venv/bin/python -m tests.make_read_back $(READ_BACK)
-	@$(MAKE) --no-print-directory --keep-going -j2 $(DATASETS:%=read-back-%)
+	@$(MAKE) --no-print-directory --keep-going -j2 $(DATASETS:%=read-back-%) $(OLDER:%=loader-%)
 
 read-back-%: .venvs/datasets-%/reading.stamp
 	@.venvs/datasets-$*/bin/python -I tests/read_back.py $(READ_BACK)/out $(READ_BACK)/expected.json
 
+# The newest version's are part of `make test`.
+loader-%: .venvs/loader-%/testing.stamp
+	@$(CACHES) .venvs/loader-$*/bin/python -m pytest -q -p no:cacheprovider tests/test_loader.py
+
 constraints: .venvs/uv/uv.stamp  ## choose the newest versions that fit together, and write constraints/
 	@set -e; for version in $(DATASETS); do \
 	  extra=; if [ $$version = $(NEWEST) ]; then extra='--extra dev'; fi; \
-	  printf '%s\n' datasets==$$version aiohttp pillow pyarrow pytest requests | \
+	  printf '%s\n' datasets==$$version aiohttp hypothesis pillow psutil pyarrow pytest requests | \
 	  .venvs/uv/bin/uv pip compile --quiet --upgrade --universal --python-version 3.10 $$extra \
 	    --no-annotate --custom-compile-command 'make constraints' \
 	    --output-file constraints/datasets-$$version.txt pyproject.toml - > /dev/null; \
@@ -90,10 +95,16 @@ clean:  ## remove the environments, caches and demo-output
 	@.venvs/datasets-$*/bin/python $(PIP_INSTALL) datasets pillow pyarrow aiohttp requests --constraint $<
 	@touch $@
 
+.venvs/loader-%/testing.stamp: constraints/datasets-%.txt pyproject.toml .venv/python.stamp
+	@echo 'Making .venvs/loader-$*'
+	@.venv/bin/python -m venv --clear .venvs/loader-$*
+	@.venvs/loader-$*/bin/python $(PIP_INSTALL) --editable . hypothesis psutil pytest --constraint $<
+	@touch $@
+
 .venvs/uv/uv.stamp: .venv/python.stamp
 	@.venv/bin/python -m venv --clear .venvs/uv
 	@.venvs/uv/bin/python $(PIP_INSTALL) uv
 	@touch $@
 
 # else make deletes it as an intermediate file
-.PRECIOUS: .venvs/datasets-%/reading.stamp
+.PRECIOUS: .venvs/datasets-%/reading.stamp .venvs/loader-%/testing.stamp

@@ -308,7 +308,7 @@ def _register() -> None:
 
 def unregister() -> None:
     """Undo the registration: `load_dataset` is again as it was before the import."""
-    factory = datasets.load.dataset_module_factory
+    factory = getattr(datasets.load, "dataset_module_factory", None)
     original = getattr(factory, "_pico_banana_wraps", None)
     if original is not None:
         _replace(factory, original)

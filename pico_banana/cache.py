@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import random
-import tempfile
+import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -45,10 +45,9 @@ def replacing(path: str) -> Iterator[str]:
     Nobody ever sees a half-written file under the final name; on an error nothing is left.
     """
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(
-        dir=os.path.dirname(path), prefix=f".{os.path.basename(path)}."
-    )
-    os.close(descriptor)
+    # Not mkstemp's: its files can be read by their owner alone, and a cache may be shared.
+    name = f".{os.path.basename(path)}.{secrets.token_hex(8)}"
+    temporary = os.path.join(os.path.dirname(path), name)
     try:
         yield temporary
         os.replace(temporary, path)

@@ -112,6 +112,8 @@ def _one_of(names: tuple[str, ...]) -> Any:
                     "must be {listed}{near}, but got {word}; `pico-banana types` lists them",
                     {"listed": listed, "near": near(str(word), by_word), "word": repr(word)},
                 )
+        if not words:  # it would keep nothing, which nobody means
+            raise PydanticCustomError("word", "must name at least one, but is empty")
         return tuple(sorted({by_word[word] for word in words}))
 
     return validate
@@ -136,6 +138,24 @@ def _ids(value: Any) -> tuple[str, ...]:
         else:
             found.add(entry)
     return tuple(sorted(found))
+
+
+def _some_ids(value: Any) -> tuple[str, ...]:
+    found = _ids(value)
+    if not found:
+        raise PydanticCustomError("file", "must name at least one id, but is empty")
+    return found
+
+
+def _mirrors(value: Any) -> Any:
+    for glob, base in value.items() if isinstance(value, Mapping) else ():
+        if "://" not in str(base) and not os.path.isabs(str(base)):
+            raise PydanticCustomError(
+                "file",
+                "must map host globs to URLs or absolute paths, but {glob} is {base}",
+                {"glob": repr(glob), "base": repr(base)},
+            )
+    return value
 
 
 def _place(value: Any) -> Any:
@@ -198,7 +218,7 @@ class Settings(_Frozen):
     edit_categories: (
         Annotated[tuple[str, ...], BeforeValidator(_one_of(EDIT_CATEGORIES))] | None
     ) = Field(None, description="Keep these edit categories only: exact strings or slugs.")
-    ids: Annotated[tuple[str, ...], BeforeValidator(_ids)] | None = Field(
+    ids: Annotated[tuple[str, ...], BeforeValidator(_some_ids)] | None = Field(
         None, description="Keep only these ids or ImageIDs; @FILE has one a line."
     )
     exclude_ids: Annotated[tuple[str, ...], BeforeValidator(_ids)] | None = Field(
@@ -217,7 +237,7 @@ class Settings(_Frozen):
     images: Literal["bytes", "url", "none"] = Field(
         "bytes", description="Image columns with bytes, with addresses only, or no image columns."
     )
-    mirrors: dict[str, str] = Field(
+    mirrors: Annotated[dict[str, str], BeforeValidator(_mirrors)] = Field(
         {}, description="GLOB=BASE: another base URL for hosts; it may hold {host}."
     )
     concurrency: int = Field(64, ge=1, description="Fetches under way at once in one process.")
@@ -237,7 +257,7 @@ class Settings(_Frozen):
         """Return the config's spec, or raise a `SettingError` for what does not go with it."""
         spec = config_spec(config)
         for name in ("edit_types", "edit_categories"):
-            if config == "multi_turn" and getattr(self, name):
+            if config == "multi_turn" and getattr(self, name) is not None:
                 raise SettingError(
                     name, list(getattr(self, name)), "must be left out with multi_turn: it has none"
                 )

@@ -495,11 +495,11 @@ def most_above_pace(requests, rate):
 
 
 def test_a_pace_is_kept_in_every_window(release, server):
-    budget = {"hosts": {"127.0.0.1": {"connections": 8, "requests_per_second": 50}}}
-    server.fail("*/[0-9].png", fake_cdn.status(500))  # a retry counts like any other request
-    release.fetch(release.edits(40), budget)
-    assert most_above_pace(server.log, 50) <= 2
-    assert server.log[-1].started - server.log[0].started < 1.5 * 50 / 50
+    budget = {"hosts": {"127.0.0.1": {"connections": 8, "requests_per_second": 10}}}
+    server.fail("*/[0-3].png", fake_cdn.status(500))  # a retry counts like any other request
+    release.fetch(release.edits(10), budget)
+    assert server.count() == 14
+    assert most_above_pace(server.log, 10) <= 2
 
 
 def test_a_pace_is_kept_where_other_hosts_take_all_slots(release, server):
@@ -507,7 +507,7 @@ def test_a_pace_is_kept_where_other_hosts_take_all_slots(release, server):
     with FakeCDN(("/cdn", release.folder / "cdn")) as paced:
         place = paced.url.replace("127.0.0.1", "localhost")
         settings = release.settings(
-            {"hosts": {"localhost": {"connections": 64, "requests_per_second": 30}}},
+            {"hosts": {"localhost": {"connections": 64, "requests_per_second": 10}}},
             mirrors={"farm1.staticflickr.com": place},
             concurrency=4,
         )
@@ -518,16 +518,16 @@ def test_a_pace_is_kept_where_other_hosts_take_all_slots(release, server):
                 ref.name,
                 (Place("flickr", ref.places[0].address.replace(server.url, place)),),
             )
-            for ref in refs[:20]
+            for ref in refs[:12]
         ]
-        groups = [[one, other] for one, other in zip(slow, refs[20:40], strict=True)]
+        groups = [[one, other] for one, other in zip(slow, refs[20:32], strict=True)]
         with Fetcher(settings) as fetcher:
             assert all(
                 isinstance(found, Fetched)
                 for group in fetcher.in_order([groups])
                 for found in group
             )
-        assert most_above_pace(paced.log, 30) <= 2
+        assert most_above_pace(paced.log, 10) <= 2
 
 
 def test_a_slow_host_does_not_hold_another_one_back(release, server):
@@ -589,9 +589,13 @@ def test_no_deadlock_where_single_images_exceed_the_bound(release, server):
 
 def test_asking_again_for_want_of_room_is_no_failure(release, server):
     refs = release.edits(6, SIDE_300_KB)
-    server.fail("*/5.png", *[fake_cdn.status(500)] * 3)
+    server.fail("*/5.png", fake_cdn.Answer(), *[fake_cdn.status(500)] * 3)
+    server.hold("*/[05].png")
     with Fetcher(release.settings({"held_bytes": 700_000})) as fetcher:
-        results = [found for (found,) in fetcher.in_order([[[ref] for ref in refs]])]
+        done = reading(fetcher, [[[ref] for ref in refs]])
+        server.wait_for_request(n=6)
+        server.release()  # two of the others fill the room now
+        results = [found for (found,) in done.result(30)]
     assert all(isinstance(found, Fetched) for found in results)
     assert sum(found.tries for found in results) == server.count()
 
