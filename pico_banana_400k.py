@@ -11,6 +11,7 @@ Edits and texts are CC BY-NC-ND 4.0 (non-commercial, no derivatives), the photos
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import inspect
@@ -29,6 +30,7 @@ import datasets
 import datasets.load
 from datasets.exceptions import DatasetGenerationError
 
+from pico_banana.cache import Fetching
 from pico_banana.errors import PicoBananaError, SettingError, near
 from pico_banana.reading import Range, Reader
 from pico_banana.release import Release
@@ -142,7 +144,7 @@ class PicoBanana400K(datasets.GeneratorBasedBuilder):  # type: ignore[misc]  # d
     def _split_generators(self, dl_manager: Any) -> list[datasets.SplitGenerator]:
         settings = self._settings()
         streaming = bool(dl_manager.is_streaming)
-        reader = Reader(self.config.name, settings, local=not streaming)
+        reader = Reader(self.config.name, settings, local=not streaming, progress=_bar)
         splits = ["train", "validation"] if settings.validation else ["train"]
         ranges = reader.ranges()
         return [
@@ -213,7 +215,7 @@ class PicoBanana400K(datasets.GeneratorBasedBuilder):  # type: ignore[misc]  # d
         """Tell the library, which looks at the disk, and the user what the load will take."""
         settings = self._settings()
         spec = settings.for_config(self.config.name)
-        counted = Reader(self.config.name, settings, local=True).count()
+        counted = Reader(self.config.name, settings, local=True, progress=_bar).count()
         edits = counted.images - counted.records
         size = counted.records * spec.input_bytes + edits * spec.edited_bytes
         self.info.size_in_bytes = size
@@ -225,6 +227,25 @@ class PicoBanana400K(datasets.GeneratorBasedBuilder):  # type: ignore[misc]  # d
                 "streaming=True, or `pico-banana convert`, which continues",
                 stacklevel=4,
             )
+
+
+@contextlib.contextmanager
+def _bar(what: str) -> Iterator[Fetching]:
+    """Show a bar of the library's for a file that is fetched, and none for one that is there."""
+    bar = None
+
+    def told(done: int, total: int | None) -> None:
+        nonlocal bar
+        if bar is None:
+            bar = datasets.utils.tqdm(desc=f"fetching {what}", unit="B", unit_scale=True)
+        bar.total = total
+        bar.update(done - bar.n)
+
+    try:
+        yield told
+    finally:
+        if bar is not None:
+            bar.close()
 
 
 def _counted(missing: Counter[str]) -> str:

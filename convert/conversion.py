@@ -14,7 +14,6 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from pico_banana.cache import Progress as Fetching
 from pico_banana.cache import cache_folder
 from pico_banana.errors import OutputError, TooManyMissingError, WriteError
 from pico_banana.open_images import Index, open_index
@@ -62,9 +61,9 @@ def plan_configs(
     files = [release.jsonl(config) for config in configs]
     paths = []
     for config, file in zip(configs, files, strict=True):
-        with _fetching(shown, f"records of {config}") as progress:
+        with shown.bytes_bar(f"records of {config}") as progress:
             paths.append(file.kept("jsonl", progress))
-    with _fetching(shown, "Open Images' image list (about 600 MB, once)") as progress:
+    with shown.bytes_bar("Open Images' image list (about 600 MB, once)") as progress:
         place = settings.open_images_metadata
         index = open_index(release.mirror(place), settings.storage_options, progress)
     plans = []
@@ -72,12 +71,6 @@ def plan_configs(
         shown.say(f"planning {config} ...")
         plans.append(make_plan(config, settings, path, release.manifest(config), index))
     return plans, index
-
-
-@contextlib.contextmanager
-def _fetching(shown: Shown, what: str) -> Iterator[Fetching]:
-    with shown.bytes_bar(what) as progress:
-        yield progress
 
 
 def convert(

@@ -19,7 +19,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from pico_banana.cache import Progress as Fetching
+from pico_banana.cache import Fetching
 
 from .plan import Plan
 from .runners import Counts

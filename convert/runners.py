@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -169,6 +170,7 @@ def _work(
 ) -> None:
     """Carry out the tasks that come over the connection, in a process of its own."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to all; the parent acts
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # odd EXIF, thousands of times
     _end_with_parent()
     begin = place * len(_FIELDS)
 

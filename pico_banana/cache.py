@@ -13,18 +13,19 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO, cast
 
 import fsspec
+import fsspec.asyn
 from filelock import FileLock
 from fsspec.callbacks import Callback
 from fsspec.implementations.local import LocalFileSystem
 
 from pico_banana.errors import ReleaseError
 
-__all__ = ["RemoteFile", "cache_folder", "kept", "local_name", "replacing"]
+__all__ = ["Fetching", "RemoteFile", "cache_folder", "kept", "local_name", "replacing"]
 
 _TRIES = 5
 _BLOCK_BYTES = 1024 * 1024
 
-Progress = Callable[[int, "int | None"], None]
+Fetching = Callable[[int, "int | None"], None]
 """Told the bytes so far and the bytes in all (None where unknown)."""
 
 
@@ -77,10 +78,16 @@ def local_name(url: str, identity: str) -> str:
     return f"{digest}-{os.path.basename(url.partition('?')[0])[-80:]}"
 
 
+if not hasattr(fsspec.asyn, "reset_after_fork") and hasattr(os, "register_at_fork"):
+    # Before 2026 fsspec leaves that to others: a forked child would wait for ever for a loop that
+    # runs in its parent.
+    os.register_at_fork(after_in_child=fsspec.asyn.reset_lock)
+
+
 class _Shown(Callback):  # type: ignore[misc]  # fsspec has no types
     """Passes on what fsspec says of a transfer."""
 
-    def __init__(self, progress: Progress | None) -> None:
+    def __init__(self, progress: Fetching | None) -> None:
         super().__init__()
         self._progress = progress
 
@@ -182,11 +189,11 @@ class RemoteFile:
                     position -= len(block)
             yield file
 
-    def copy(self, path: str, progress: Progress | None = None) -> None:
+    def copy(self, path: str, progress: Fetching | None = None) -> None:
         """Copy the whole file to a local path; `ReleaseError` where that fails for good."""
         self._try("fetched", lambda: self._copy(path, progress))
 
-    def _copy(self, path: str, progress: Progress | None) -> None:
+    def _copy(self, path: str, progress: Fetching | None) -> None:
         file_system, remote = self._file_system()
         shown = _Shown(progress)
         # Streams, and so needs no Range requests of the server.
@@ -195,7 +202,7 @@ class RemoteFile:
         if shown.size is not None and done != shown.size:
             raise OSError(f"it should have {shown.size} bytes, but {done} came")
 
-    def kept(self, folder: str, progress: Progress | None = None) -> str:
+    def kept(self, folder: str, progress: Fetching | None = None) -> str:
         """Return a local path of the file: itself, or a copy in the cache folder."""
         if self.is_local:
             path = self._file_system()[1]

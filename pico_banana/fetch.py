@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pico_banana.budgets import Budgets, HostBudgets, LeasedBudgets
 from pico_banana.images import FlawError, ImageFacts, inspect
 from pico_banana.missing import Missing, MissingReason
+from pico_banana.room import Room, Ticket
 from pico_banana.settings import FetchPolicy, Settings
 from pico_banana.sources import ImageRef, Place, Sources
 from pico_banana.transport import AddressGuard, AskError, NeedRoomError, Transport
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 __all__ = ["Fetched", "Fetcher", "Tally"]
-
-_FIRST_GUESS_BYTES = 3 * 1024 * 1024
 
 
 class Fetched(NamedTuple):
@@ -65,86 +64,6 @@ class Tally:
     requests: int = 0
 
 
-class _Room:
-    """Bounds the bytes that are fetched and not yet handed over, in one event loop.
-
-    What the reader waits for is always let in, so that images behind it, which fill the room,
-    can never lock it out.
-    """
-
-    def __init__(self, limit_bytes: int) -> None:
-        self._limit = limit_bytes
-        self._waiting: list[asyncio.Future[None]] = []
-        self._mean = float(_FIRST_GUESS_BYTES)
-        self.taken = 0
-        self.head = -1
-
-    def guess(self) -> int:
-        """What to set aside for an image whose size is not known yet."""
-        return min(int(2 * self._mean), self._limit // 8)
-
-    def learn(self, size: int) -> None:
-        self._mean += (size - self._mean) / 16
-
-    def admits(self, size: int, order: int) -> bool:
-        return order <= self.head or self.taken + size <= self._limit
-
-    async def wait(self, size: int, order: int) -> None:
-        while not self.admits(size, order):
-            waiting: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._waiting.append(waiting)
-            await waiting
-
-    def give(self, size: int) -> None:
-        self.taken -= size
-        self._wake()
-
-    def advance(self, head: int) -> None:
-        self.head = max(self.head, head)
-        self._wake()
-
-    def _wake(self) -> None:
-        waiting, self._waiting = self._waiting, []
-        for one in waiting:
-            if not one.done():
-                one.set_result(None)
-
-
-class _Ticket:
-    """One image's share of the room."""
-
-    def __init__(self, room: _Room, order: int) -> None:
-        self._room, self._order, self.taken = room, order, 0
-
-    async def take(self, size: int) -> None:
-        """Wait for room of so many bytes in all."""
-        self.give()
-        await self._room.wait(size, self._order)
-        self._set(size)
-
-    def grow(self, size: int) -> bool:
-        """Take more without waiting, or say no."""
-        if size > self.taken:
-            if not self._room.admits(size - self.taken, self._order):
-                return False
-            self._set(size)
-        return True
-
-    def settle(self, size: int) -> None:
-        """Keep exactly so many bytes."""
-        self._room.learn(size)
-        self._set(size)
-        self._room.give(0)
-
-    def give(self) -> None:
-        self._room.give(self.taken)
-        self.taken = 0
-
-    def _set(self, size: int) -> None:
-        self._room.taken += size - self.taken
-        self.taken = size
-
-
 Group = Sequence[ImageRef]
 Batch = Sequence[Group]
 _END = object()
@@ -160,14 +79,14 @@ class _Engine:
         sources = Sources(settings)
         guard = AddressGuard(sources.allowed_hosts(), sources.named_hosts())
         self._transport = Transport(guard, budgets, settings, self._pool)
-        self.room = _Room(self._policy.held_bytes)
+        self.room = Room(self._policy.held_bytes)
 
     async def close(self) -> None:
         await self._transport.close()
         await self._budgets.close()
         self._pool.shutdown(cancel_futures=True)
 
-    async def fetch(self, ref: ImageRef, ticket: _Ticket) -> Fetched | Missing:
+    async def fetch(self, ref: ImageRef, ticket: Ticket) -> Fetched | Missing:
         try:
             result = await self._fetch(ref, ticket)
         except BaseException:
@@ -182,7 +101,7 @@ class _Engine:
             ticket.give()
         return result
 
-    async def _fetch(self, ref: ImageRef, ticket: _Ticket) -> Fetched | Missing:
+    async def _fetch(self, ref: ImageRef, ticket: Ticket) -> Fetched | Missing:
         """Try the places in order; the next one only where the image is known to be absent."""
         result: Fetched | Missing = Missing(ref.url, ref.absent, 0, None, "no place to try")
         tries = 0
@@ -194,7 +113,7 @@ class _Engine:
                 break
         return result
 
-    async def _from_place(self, ref: ImageRef, place: Place, ticket: _Ticket) -> Fetched | Missing:
+    async def _from_place(self, ref: ImageRef, place: Place, ticket: Ticket) -> Fetched | Missing:
         tries = 0
         failures: Counter[MissingReason] = Counter()
         while True:
@@ -223,7 +142,7 @@ class _Engine:
         )
         return longest * random.uniform(0.5, 1)  # noqa: S311  (jitter, no secret)
 
-    async def _once(self, ref: ImageRef, place: Place, ticket: _Ticket, tries: int) -> Fetched:
+    async def _once(self, ref: ImageRef, place: Place, ticket: Ticket, tries: int) -> Fetched:
         if not ticket.taken:
             await ticket.take(self.room.guess())
         self._tally.requests += 1
@@ -257,7 +176,7 @@ class _Wanted(NamedTuple):
     """An image under way, or had and not yet handed over."""
 
     order: int
-    ticket: _Ticket
+    ticket: Ticket
     future: Future[Fetched | Missing]
 
 
@@ -353,7 +272,7 @@ class Fetcher:
         for ref in group:
             if ref not in window.wanted:
                 self._order += 1
-                ticket = _Ticket(running.engine.room, self._order)
+                ticket = Ticket(running.engine.room, self._order)
                 work = running.engine.fetch(ref, ticket)
                 future = asyncio.run_coroutine_threadsafe(work, running.loop)
                 window.wanted[ref] = _Wanted(self._order, ticket, future)

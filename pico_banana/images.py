@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import io
 import struct
+import threading
 import warnings
 import zlib
 from typing import NamedTuple
@@ -28,6 +29,9 @@ _BROKEN = (
     OSError, EOFError, ValueError, TypeError, SyntaxError, LookupError, ArithmeticError,
     RuntimeError, struct.error, zlib.error,
 )  # fmt: skip
+
+
+_silencing = threading.Lock()
 
 
 @functools.cache
@@ -75,10 +79,14 @@ def inspect(data: bytes, *, decode: bool, max_pixels: int) -> ImageFacts:
         FlawError: not_an_image, corrupt, truncated or too_many_pixels.
     """
     try:
-        with warnings.catch_warnings():
-            # Our own limit holds, whatever Pillow's is; and odd EXIF is no flaw of the picture.
-            warnings.filterwarnings("ignore", module=r"PIL\.")
+        try:
             return _inspect(data, decode=decode, max_pixels=max_pixels)
+        except Warning:
+            # Where the user makes warnings errors: odd EXIF, or many pixels, are no flaw. Not
+            # done always, since it is no matter of threads: it changes filters for all of them.
+            with _silencing, warnings.catch_warnings():
+                warnings.filterwarnings("ignore", module=r"PIL\.")
+                return _inspect(data, decode=decode, max_pixels=max_pixels)
     except UnidentifiedImageError:
         said = f"{len(data)} bytes that are no image, starting {data[:16]!r}"
         reason = MissingReason.TRUNCATED if _is_cut(data) else MissingReason.NOT_AN_IMAGE

@@ -18,11 +18,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
-from pico_banana.cache import Progress, RemoteFile, kept, local_name
+from pico_banana.cache import Fetching, RemoteFile, kept, local_name
 from pico_banana.errors import ReleaseError
 from pico_banana.records import photo_of
 
-__all__ = ["Index", "Photo", "is_image_id", "open_index"]
+__all__ = ["Index", "Photo", "index_path", "is_image_id", "mapped_index", "open_index"]
 
 INDEX_VERSION = 1
 _IMAGE_ID = re.compile(r"[0-9a-f]{16}")
@@ -183,10 +183,15 @@ def _mapped(path: str, _changed: float) -> Index:
     return Index(path)
 
 
-def open_index(
-    place: str, storage_options: Mapping[str, Any], progress: Progress | None = None
-) -> Index | None:
-    """Return the index of an image list, made and cached at first; None for the place `none`.
+def mapped_index(path: str) -> Index:
+    """Return the index file at a path, mapped once in each process."""
+    return _mapped(path, os.path.getmtime(path))
+
+
+def index_path(
+    place: str, storage_options: Mapping[str, Any], progress: Fetching | None = None
+) -> str | None:
+    """Return the path of an image list's index, made and cached at first; None for `none`.
 
     Args:
         place: URL or path of the CSV (also `.gz`), or path of an index.
@@ -202,17 +207,23 @@ def open_index(
     with source.open() as file:
         is_index = file.read(6) == b"ARROW1"
     if is_index:
-        path = source.kept("open_images", progress)
-    else:
-        name = local_name(place, f"{source.identity()} v{INDEX_VERSION}")
-        path = kept(
-            os.path.join("open_images", name + ".arrow"),
-            lambda temporary: _make(source, temporary, progress),
-        )
-    return _mapped(path, os.path.getmtime(path))
+        return source.kept("open_images", progress)
+    name = local_name(place, f"{source.identity()} v{INDEX_VERSION}")
+    return kept(
+        os.path.join("open_images", name + ".arrow"),
+        lambda temporary: _make(source, temporary, progress),
+    )
 
 
-def _make(source: RemoteFile, path: str, progress: Progress | None) -> None:
+def open_index(
+    place: str, storage_options: Mapping[str, Any], progress: Fetching | None = None
+) -> Index | None:
+    """Return the index of an image list; see `index_path` for arguments and errors."""
+    path = index_path(place, storage_options, progress)
+    return None if path is None else mapped_index(path)
+
+
+def _make(source: RemoteFile, path: str, progress: Fetching | None) -> None:
     if source.is_local:
         _build(source.kept("", None), source.url, path)
         return

@@ -10,18 +10,18 @@ from __future__ import annotations
 import functools
 import itertools
 import logging
-import os
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
-from pico_banana.cache import RemoteFile
+from pico_banana.cache import Fetching, RemoteFile
 from pico_banana.errors import MissingImageError
 from pico_banana.examples import Example, image_refs, make_example
 from pico_banana.fetch import Fetcher
-from pico_banana.open_images import Index, Photo, open_index
+from pico_banana.open_images import Index, Photo, index_path, mapped_index
 from pico_banana.records import BadRecord, Record
-from pico_banana.release import Release
+from pico_banana.release import Release, state_of
 from pico_banana.schema import category_of
 from pico_banana.selection import Selection, split_of
 from pico_banana.settings import Settings
@@ -32,9 +32,16 @@ __all__ = ["RANGES", "Counted", "Range", "Reader"]
 RANGES = 64
 """How many ranges a config is cut into: enough for many workers, few enough to be large."""
 
+_index_paths: dict[str, str | None] = {}
+"""Where the index of an image list lies: asked once in a process, not with every range."""
+
 _CHUNK_RECORDS = 32
 _TOLD_BAD = 10
 _log = logging.getLogger("pico_banana")
+
+
+Progress = Callable[[str], AbstractContextManager[Fetching]]
+"""Shows how a file that is fetched once comes along; see `pico_banana.cache.Fetching`."""
 
 
 class Range(NamedTuple):
@@ -61,19 +68,23 @@ class Picked(NamedTuple):
 class Reader:
     """Reads one config of a release as the settings say.
 
-    Holds settings alone, so it pickles; connections, the index and the fetcher are made once in
-    each process.
+    It pickles; the index is opened, and connections are made, once in each process.
 
     Args:
         config: sft, preference or multi_turn.
         settings: what to read, and from where.
         local: read the JSONL from a copy in the cache folder, fetched once, instead of by ranges
             from where it lies.
+        progress: gives a function that is told the bytes fetched of what it is named.
     """
 
-    def __init__(self, config: str, settings: Settings, *, local: bool) -> None:
-        settings.for_config(config)
-        self._config, self._settings, self._local = config, settings, local
+    def __init__(self, config: str, settings: Settings, *, local: bool, progress: Progress) -> None:
+        self._config, self._settings, self._progress = config, settings, progress
+        self._release = Release(settings)
+        self._file = self._release.jsonl(config)
+        if local:
+            with progress(f"records of {config}") as told:
+                self._file = RemoteFile(self._file.kept("jsonl", told), {})
 
     def ranges(self) -> list[Range]:
         """Return the ranges that hold the selected records, at least `RANGES` of them.
@@ -82,7 +93,7 @@ class Reader:
         readers need not count.
         """
         selection = Selection.of(self._settings)
-        start, end = 0, self._file().size_bytes()
+        start, end = 0, self._file.size_bytes()
         if selection.offset or selection.limit is not None:
             start, end = self._taken(selection)
         if end is None:
@@ -90,9 +101,6 @@ class Reader:
         count = max(1, min(RANGES, end - start))
         edges = [start + (end - start) * n // count for n in range(count + 1)]
         return [Range(*pair) for pair in itertools.pairwise(edges)]
-
-    def _file(self) -> RemoteFile:
-        return Release(self._settings).jsonl(self._config)
 
     def _taken(self, selection: Selection) -> tuple[int, int]:
         """The bytes from the first record that offset and limit take to after the last one."""
@@ -145,7 +153,7 @@ class Reader:
                     begun.extend(mine)
                     yield [image_refs(one.record, one.photo, sources) for one in mine]
 
-        for found in _fetcher(self._settings, os.getpid()).in_order(batches()):
+        for found in _fetcher(self._settings).in_order(batches()):
             record, photo = begun.popleft()
             example = make_example(self._config, record, photo, found, self._settings.on_missing)
             missing.update(one.reason.value for _, one in example.missing)
@@ -176,23 +184,29 @@ class Reader:
                 if selection.passes_ids(record, _image_id(photo)):
                     yield Picked(record, photo)
 
+    def _index(self) -> Index | None:
+        """The index, which is looked up, and fetched, with the first record of a process."""
+        place = self._release.mirror(self._settings.open_images_metadata)
+        key = state_of(place, place)
+        if key not in _index_paths:
+            with self._progress("Open Images' image list (about 600 MB, once)") as told:
+                options = self._settings.storage_options
+                _index_paths[key] = index_path(place, options, told)
+        path = _index_paths[key]
+        return None if path is None else mapped_index(path)
+
     def _good(self, reading: Range, selection: Selection) -> Iterator[Record]:
-        release = Release(self._settings)
         bad = 0
-        for record in release.records(self._config, *reading, local=self._local):
+        for record in self._release.records(self._config, *reading, file=self._file):
             if isinstance(record, BadRecord):
                 bad += 1
                 if bad <= _TOLD_BAD:
-                    where = f"{self._file().url}, {record.line.where}"
+                    where = f"{self._file.url}, {record.line.where}"
                     _log.warning("left out: %s: %s: %s", where, record.reason.value, record.detail)
             elif selection.passes_types(record, category_of(record.edit_type)):
                 yield record
         if bad > _TOLD_BAD:
             _log.warning("left out: %d bad lines more in this range", bad - _TOLD_BAD)
-
-    def _index(self) -> Index | None:
-        place = Release(self._settings).mirror(self._settings.open_images_metadata)
-        return open_index(place, self._settings.storage_options)
 
 
 def _image_id(photo: Photo | None) -> str | None:
@@ -222,12 +236,14 @@ def _refuse_transient(record: Record, example: Example) -> None:
             )
 
 
-@functools.lru_cache(maxsize=4)
-def _fetcher_of(settings: str, pid: int) -> Fetcher:
-    del pid  # part of the key: a forked process has none of its parent's threads
+@functools.cache
+def _fetcher_of(settings: str) -> Fetcher:
     return Fetcher(Settings.model_validate_json(settings))
 
 
-def _fetcher(settings: Settings, pid: int) -> Fetcher:
-    """One fetcher a process and settings: one made per range would drain at each range's end."""
-    return _fetcher_of(settings.model_dump_json(), pid)
+def _fetcher(settings: Settings) -> Fetcher:
+    """One fetcher a process and settings: one made per range would drain at each range's end.
+
+    It stays for the life of the process, with the budgets that it keeps for its hosts.
+    """
+    return _fetcher_of(settings.model_dump_json())

@@ -21,7 +21,7 @@ from pico_banana.records import (
 from pico_banana.settings import Settings, build_settings
 from pico_banana.sources import join, mirrored
 
-__all__ = ["Manifest", "Release"]
+__all__ = ["Manifest", "Release", "state_of"]
 
 
 class Manifest:
@@ -111,8 +111,8 @@ class Release:
         settings = self._settings
         kinds = ("flickr" if source == "flickr" else "open_images" for source in settings.sources)
         own = {
-            "cdn": _state(settings.cdn, self._local_jsonl(config)),
-            "open_images_metadata": _state(
+            "cdn": state_of(settings.cdn, self._local_jsonl(config)),
+            "open_images_metadata": state_of(
                 settings.open_images_metadata, settings.open_images_metadata
             ),
             "input_sources": list(dict.fromkeys(kinds)),
@@ -133,7 +133,12 @@ class Release:
         return f"{self._settings.cdn}/{self._settings.for_config(config).jsonl}"
 
     def records(
-        self, config: str, start: int = 0, end: int | None = None, *, local: bool = False
+        self,
+        config: str,
+        start: int = 0,
+        end: int | None = None,
+        *,
+        file: RemoteFile | None = None,
     ) -> Iterator[Record | BadRecord]:
         """Yield the records and bad lines of a range of bytes, in the file's order.
 
@@ -144,14 +149,11 @@ class Release:
             config: sft, preference or multi_turn.
             start: the range's first byte.
             end: the byte after its last one, None for the file's end.
-            local: read a copy in the cache folder, which is fetched once.
+            file: a copy of the config's JSONL file to read instead.
         """
         resolve = self.manifest(config).resolve
-        file = self.jsonl(config)
-        if local:
-            file = RemoteFile(file.kept("jsonl"), {})
         # One byte earlier: it tells whether a line begins at `start`.
-        with file.reading(max(start - 1, 0)) as read:
+        with (file or self.jsonl(config)).reading(max(start - 1, 0)) as read:
             for line in split_lines(read, start, end):
                 if line.raw is None or line.raw.strip():
                     yield parse_line(config, line, resolve)
@@ -164,7 +166,7 @@ _CONTENT = (
 _CONTENT_OF_FETCH = ("max_image_bytes", "max_pixels", "placeholder_sha256s")
 
 
-def _state(place: str, path: str) -> str:
+def state_of(place: str, path: str) -> str:
     """A place, and where `path` is a local file, its size and time too."""
     try:
         found = os.stat(path)
