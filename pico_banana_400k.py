@@ -120,13 +120,16 @@ class PicoBanana400K(datasets.GeneratorBasedBuilder):  # type: ignore[misc]  # d
         """Refuse unknown configs and arguments with the near match, before the library does."""
         if config_name is not None and config_name not in CONFIGS:
             raise SettingError(
-                "config", config_name, f"must be one of {[*CONFIGS]}{near(config_name, CONFIGS)}"
+                "config",
+                config_name,
+                f"must be one of {', '.join(CONFIGS)}",
+                near(config_name, CONFIGS),
             )
         known = {*_ARGUMENTS, *_OF_LIBRARY, "custom_features", "config_id"}
         for name, value in given.items():
             if name not in known:
-                must = f"is no argument{near(name, _ARGUMENTS)}; there are {', '.join(_ARGUMENTS)}"
-                raise SettingError(name, value, must)
+                must = f"must be one of the arguments {', '.join(_ARGUMENTS)}"
+                raise SettingError(name, value, must, near(name, _ARGUMENTS))
         return super()._create_builder_config(config_name, *args, **given)
 
     def _info(self) -> datasets.DatasetInfo:

@@ -36,11 +36,18 @@ _COLUMNS = {
     "input_source": "`open_images` (the file that the editor saw) or `flickr` (the original)",
     "attribution": "author, author_url, title, license and landing_url of the photo",
 }
-_SUFFIXES = {
-    "url": "published address",
-    "width": "width in pixels, as decoded",
-    "height": "height in pixels, as decoded",
-    "sha256": "sha256 of the published bytes, hex",
+_MEASURES = {
+    "url": "published address of",
+    "width": "width in pixels, as decoded, of",
+    "height": "height in pixels, as decoded, of",
+    "sha256": "sha256, as hex, of the published bytes of",
+}
+_TYPES = {
+    "strings": "list of string",
+    "int32s": "list of int32",
+    "image": "Image",
+    "images": "list of Image",
+    "attribution": "struct of string",
 }
 
 _INTRODUCTION = """\
@@ -334,7 +341,8 @@ def _column_table(config: str, images: str) -> str:
         prefix, _, suffix = column.name.rpartition("_")
         meaning = _COLUMNS.get(column.name)
         if meaning is None:
-            words = _SUFFIXES[suffix if suffix in _SUFFIXES else suffix.removesuffix("s")]
-            meaning = f"{words} of {prefix} image{'s' if column.kind.endswith('s') else ''}"
-        rows.append((f"`{column.name}`", column.kind, meaning))
+            words = _MEASURES[suffix if suffix in _MEASURES else suffix.removesuffix("s")]
+            which = "each" if column.kind.endswith("s") else "the"
+            meaning = f"{words} {which} {prefix} image"
+        rows.append((f"`{column.name}`", _TYPES.get(column.kind, column.kind), meaning))
     return f"### Columns of `{config}`\n\n" + _table(("column", "type", "meaning"), rows)

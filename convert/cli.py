@@ -29,7 +29,8 @@ app = typer.Typer(
     help="Apple's Pico-Banana-400K as sharded Parquet that anybody can load.\n\nThe data are CC "
     "BY-NC-ND 4.0 (non-commercial, no derivatives), their photos CC BY 2.0.",
 )
-out = Console()
+# Where nobody looks on, lines are for programs: no terminal's width breaks them.
+out = Console(width=None if sys.stdout.isatty() else 200)
 err = Console(stderr=True)
 
 EXIT_MISSING, EXIT_USAGE = 1, 2
@@ -97,7 +98,10 @@ SettingsFile = Annotated[
 @app.command()
 def types() -> None:
     """List the 35 edit types: slug, string, category, rows in sft."""
-    table = Table("slug", "edit type", "category", box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
+    table.add_column("slug", no_wrap=True, overflow="fold")
+    table.add_column("edit type")
+    table.add_column("category")
     table.add_column("rows", justify="right")
     for kind in EDIT_TYPES:
         table.add_row(kind.slug, kind.name, kind.category, f"{kind.rows:,}")
@@ -150,8 +154,6 @@ def convert(  # noqa: PLR0913  (a command has the flags that it has)
     from .store import Store  # noqa: PLC0415
 
     settings = _settings(arguments, settings_file)
-    if settings.images != "bytes":
-        raise SettingError("images", settings.images, "must be bytes in this version's convert")
     allowed = MaxMissing.parse(max_missing) if max_missing is not None else None
     store = Store(output, settings.storage_options)
     options = RunOptions(workers=workers, overwrite=overwrite, max_missing=allowed)
@@ -174,7 +176,7 @@ def verify(
     settings_file: SettingsFile = None,
 ) -> None:
     """Check every file against its ledger, and that every record is accounted for."""
-    from .report import show_accounts  # noqa: PLC0415
+    from .report import counted, show_accounts  # noqa: PLC0415
     from .store import Store  # noqa: PLC0415
     from .verify import verify as find_faults  # noqa: PLC0415
 
@@ -188,7 +190,7 @@ def verify(
         found += 1
     show_accounts(accounts, out)
     if found:
-        err.print(f"{found:,} faults found", highlight=False)
+        err.print(f"{counted(found, 'fault')} found", highlight=False)
         raise typer.Exit(EXIT_MISSING)
     out.print("no fault found: every file is whole, every record accounted for", highlight=False)
 
@@ -232,7 +234,7 @@ def _configs(words: list[str]) -> list[str]:
         if word not in (*CONFIGS, "all"):
             known = (*CONFIGS, "all")
             raise SettingError(
-                "CONFIG", word, f"must be one of {', '.join(known)}{near(word, known)}"
+                "CONFIG", word, f"must be one of {', '.join(known)}", near(word, known)
             )
     return [config for config in CONFIGS if config in words or "all" in words]
 
@@ -247,7 +249,10 @@ def _settings(arguments: dict[str, Any], file: str | None) -> ConvertSettings:
         given[name] = _words(given[name], members.get(name, set()))
     if "mirrors" in given:
         given["mirrors"] = dict(_mirror(text) for text in given["mirrors"])
-    return build_settings(ConvertSettings, given, read_settings_file(file) if file else None)
+    made = build_settings(ConvertSettings, given, read_settings_file(file) if file else None)
+    if made.images != "bytes":
+        raise SettingError("images", made.images, "must be bytes in this version")
+    return made
 
 
 def _words(values: list[str], members: set[str]) -> list[str]:

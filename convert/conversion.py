@@ -148,7 +148,7 @@ class _Conversion:
             found = differences(old, plan.to_json())
         if found:
             raise OutputError(
-                f"{self.store.root} holds {plan.config} of another plan; it differs in "
+                f"{self.store.root} holds {plan.config} of another plan; it differs: "
                 f"{'; '.join(found)}. Use the settings of before to continue it, another "
                 "--output, or --overwrite to delete its files and begin anew",
                 self.store.root,

@@ -65,6 +65,8 @@ def run_demo(run: typer.Typer, folder: str, console: Console) -> None:
     (root / _MARK).touch()
     # Own caches: a sample release must never be served for the real one later.
     os.environ["HF_HOME"] = os.fspath(root / "cache" / "huggingface")
+    for name in ("HF_DATASETS_CACHE", "HF_HUB_CACHE", "HF_MODULES_CACHE"):
+        os.environ.pop(name, None)  # each would win over HF_HOME
     os.environ["PICO_BANANA_CACHE"] = os.fspath(root / "cache" / "pico_banana_400k")
 
     console.print(f"making a sample release in {escape(str(root / 'release'))}", highlight=False)

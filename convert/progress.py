@@ -43,7 +43,7 @@ class Shown:
         """Show in a line a config what will be done."""
         for plan in plans:
             self.say(
-                f"{plan.config}: {plan.records:,} records, {len(plan.shards):,} files, about "
+                f"{plan.config}: records {plan.records:,}, files {len(plan.shards):,}, about "
                 f"{plan.estimated_bytes / 1e9:,.1f} GB; {len(plan.bad):,} bad, "
                 f"{len(plan.filtered):,} filtered, {len(plan.left_out):,} left out"
             )

@@ -16,9 +16,14 @@ from .options import ConvertSettings
 from .plan import Plan
 from .verify import Accounts
 
-__all__ = ["show_accounts", "show_outcome", "show_plan"]
+__all__ = ["counted", "show_accounts", "show_outcome", "show_plan"]
 
 _SHOWN_BAD = 10
+
+
+def counted(number: int, what: str) -> str:
+    """Return "1 file", "2 files", "1,000 files"."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def _two_columns(title: str) -> Table:
@@ -84,21 +89,18 @@ def show_outcome(outcome: Outcome, root: str, console: Console) -> None:
         (report.missing_images() for report in outcome.reports), start=Counter()
     )
     for reason, count in reasons.most_common():
-        console.print(f"missing: {count:,} images are {reason}", highlight=False)
+        is_are = "is" if count == 1 else "are"
+        console.print(f"missing: {counted(count, 'image')} {is_are} {reason}", highlight=False)
     if outcome.missing:
         console.print(
-            f"{outcome.missing:,} examples have missing images; _ledger/ lists each with its URL "
+            f"examples with missing images: {outcome.missing:,}; _ledger/ lists each with its URL "
             "and reason",
             highlight=False,
         )
-    console.print(
-        escape(
-            f"{root}: {outcome.made:,} shards made, {outcome.kept:,} kept. Load it with: "
-            f'load_dataset("{root}", "{outcome.reports[0].config if outcome.reports else "sft"}")'
-        ),
-        highlight=False,
-        soft_wrap=True,
-    )
+    loadable = [report.config for report in outcome.reports if report.splits]
+    hint = f'. Load it with: load_dataset("{root}", "{loadable[0]}")' if loadable else ""
+    done = f"{root}: {counted(outcome.made, 'shard')} made, {outcome.kept:,} kept{hint}"
+    console.print(escape(done), highlight=False, soft_wrap=True)
 
 
 def show_accounts(accounts: Sequence[Accounts], console: Console) -> None:

@@ -108,6 +108,8 @@ class Store:
         except (ImportError, ValueError) as error:
             raise OutputError(f"the output {root} cannot be opened: {error}", root) from None
         self._fs, path = found
+        if root.startswith(("http://", "https://")):
+            raise OutputError(f"the output {root} cannot be written: http is read only", root)
         self._base = str(path).rstrip("/")
         self.is_local = isinstance(self._fs, LocalFileSystem)
 
@@ -165,9 +167,25 @@ class Store:
         with self.writing(name) as file:
             file.write(data)
 
+    @contextlib.contextmanager
+    def _asking(self, name: str) -> Iterator[None]:
+        """Say in words what an object store's client raises: each has errors of its own."""
+        try:
+            yield
+        except (FileNotFoundError, NotADirectoryError):
+            raise
+        except Exception as error:
+            said = f"{type(error).__name__}: {error}"
+            raise OutputError(
+                f"{self.path(name)} cannot be read: {said}; check the output, the network and "
+                "credentials",
+                self.path(name),
+            ) from error
+
     def read(self, name: str) -> bytes:
         """Return a whole file; `FileNotFoundError` where it is not there."""
-        return cast("bytes", self._fs.cat_file(self.path(name)))
+        with self._asking(name):
+            return cast("bytes", self._fs.cat_file(self.path(name)))
 
     def open(self, name: str) -> BinaryIO:
         """Open a file for reading, seekable."""
@@ -177,7 +195,7 @@ class Store:
         """Return a JSON file's value, None where it is not there; `OutputError` for no JSON."""
         try:
             return json.loads(self.read(name))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except ValueError as error:
             raise OutputError(
@@ -188,15 +206,17 @@ class Store:
     def size_bytes(self, name: str) -> int | None:
         """Return a file's size, None where it is not there."""
         try:
-            return int(self._fs.info(self.path(name))["size"])
-        except FileNotFoundError:
+            with self._asking(name):
+                return int(self._fs.info(self.path(name))["size"])
+        except (FileNotFoundError, NotADirectoryError):
             return None
 
     def names(self, folder: str) -> list[str]:
         """Return the names of the files in a folder, sorted; hidden ones too."""
         self._fs.invalidate_cache()
         try:
-            found = self._fs.ls(self.path(folder), detail=True)
+            with self._asking(folder):
+                found = self._fs.ls(self.path(folder), detail=True)
         except (FileNotFoundError, NotADirectoryError):
             return []
         return sorted(

@@ -68,7 +68,7 @@ def _config_faults(
     expected = {f"{shard['name']}.parquet" for shard in plan["shards"]}
     for name in store.names(ledger.config):
         if name not in expected and name.endswith(".parquet"):
-            yield f"{ledger.config}/{name}: not in the plan; delete it if it is not yours"
+            yield f"{ledger.config}/{name}: not in the plan; delete it unless you put it there"
     for shard in plan["shards"]:
         made = ledger.read_shard(shard["name"])
         if made is None:

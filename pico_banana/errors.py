@@ -43,14 +43,19 @@ class UsageError(PicoBananaError, ValueError):
 
 
 class SettingError(UsageError):
-    """An argument that is not allowed; `name` is the argument, `value` what was given."""
+    """An argument that is not allowed: "NAME must …, but got VALUE; the way out".
 
-    def __init__(self, name: str, value: Any, must: str) -> None:
-        super().__init__(f"{name} {must}, but got {value!r}")
-        self.name, self.value, self.must = name, value, must
+    Attributes:
+        name: the argument.
+        value: what was given.
+    """
+
+    def __init__(self, name: str, value: Any, must: str, way_out: str = "") -> None:
+        super().__init__(f"{name} {must}, but got {value!r}{way_out}")
+        self.name, self.value, self._must, self._way_out = name, value, must, way_out
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.name, self.value, self.must)
+        return type(self), (self.name, self.value, self._must, self._way_out)
 
 
 class _AboutError(PicoBananaError):
@@ -103,7 +108,8 @@ class TooManyMissingError(WorkError):
     def __init__(self, missing: int, allowed: str) -> None:
         super().__init__(
             f"{missing} examples have missing images, more than --max-missing {allowed} allows; "
-            "the ledgers in _ledger/ say which and why, and running again continues"
+            "the ledgers of finished shards in _ledger/ say which and why. Look at the network and "
+            "the sources, then run the same command again to continue, or allow more"
         )
         self.missing, self.allowed = missing, allowed
 

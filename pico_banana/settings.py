@@ -87,7 +87,9 @@ def _read_config(name: str) -> Any:
 def config_spec(config: str) -> ConfigSpec:
     """Return what `configs/<config>.yaml` says; `SettingError` for an unknown config."""
     if config not in CONFIGS:
-        raise SettingError("config", config, f"must be one of {[*CONFIGS]}{near(config, CONFIGS)}")
+        raise SettingError(
+            "config", config, f"must be one of {', '.join(CONFIGS)}", near(config, CONFIGS)
+        )
     return ConfigSpec.model_validate(_read_config(f"{config}.yaml"))
 
 
@@ -109,8 +111,8 @@ def _one_of(names: tuple[str, ...]) -> Any:
                 listed = f"one of {', '.join(slugs)}" if len(slugs) < 10 else "a known edit type"  # noqa: PLR2004
                 raise PydanticCustomError(
                     "word",
-                    "must be {listed}{near}, but got {word}; `pico-banana types` lists them",
-                    {"listed": listed, "near": near(str(word), by_word), "word": repr(word)},
+                    "must be {listed}, but got {word}{near} `pico-banana types` lists them",
+                    {"listed": listed, "near": near(str(word), by_word) or ";", "word": repr(word)},
                 )
         if not words:  # it would keep nothing, which nobody means
             raise PydanticCustomError("word", "must name at least one, but is empty")
@@ -300,7 +302,7 @@ def build_settings(
     for name in values:
         if name not in model.model_fields:
             known = [*model.model_fields]
-            raise SettingError(name, values[name], f"is no setting{near(name, known)}")
+            raise SettingError(name, values[name], "must be a setting", near(name, known))
     policy = dict(_read_config("fetch.yaml"))
     user_policy = values.get("fetch", {})
     if not isinstance(user_policy, Mapping):
@@ -335,10 +337,10 @@ def _setting_error(error: ValidationError) -> SettingError:
         ]
         given = first["input"]
         return SettingError(
-            name, given, f"must be one of {', '.join(allowed)}{near(str(given), allowed)}"
+            name, given, f"must be one of {', '.join(allowed)}", near(str(given), allowed)
         )
     if first["type"] == "extra_forbidden":
-        return SettingError(name, first["input"], "is no setting")
+        return SettingError(name, first["input"], "must be a setting")
     message = first["msg"]
     message = message[0].lower() + message[1:]
     made = SettingError(name, first["input"], message.replace("input should", "must"))
