@@ -170,6 +170,7 @@ class Store:
     @contextlib.contextmanager
     def _asking(self, name: str) -> Iterator[None]:
         """Say in words what an object store's client raises: each has errors of its own."""
+        self._fs.invalidate_cache()  # workers write here too, and s3fs remembers what was not there
         try:
             yield
         except (FileNotFoundError, NotADirectoryError):
@@ -213,7 +214,6 @@ class Store:
 
     def names(self, folder: str) -> list[str]:
         """Return the names of the files in a folder, sorted; hidden ones too."""
-        self._fs.invalidate_cache()
         try:
             with self._asking(folder):
                 found = self._fs.ls(self.path(folder), detail=True)

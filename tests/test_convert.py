@@ -213,7 +213,7 @@ def test_missing_images_are_skipped_and_listed(three_absent: SampleRelease, tmp_
     out = tmp_path / "out"
     ended = convert(three_absent, out, "--records-per-shard", "50")
     assert ended.code == 1
-    assert "3 examples have missing images" in ended.out
+    assert "examples with missing images: 3" in ended.out
     assert len(rows(out, "sft")) == SFT - 3
     missing = [entry for ledger in ledgers(out, "sft") for entry in ledger["missing"]]
     assert [entry["line"] for entry in missing] == [5, 42, 98]
