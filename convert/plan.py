@@ -19,7 +19,7 @@ from pico_banana.open_images import Index, Photo
 from pico_banana.records import BadRecord, Line, Record, line_at, parse_line, split_lines
 from pico_banana.release import Manifest
 from pico_banana.schema import category_of
-from pico_banana.selection import SPLITS, Selection, split_of
+from pico_banana.selection import SPLITS, Selection
 
 from .ledger import LEDGER_FORMAT, stretches
 from .options import ConvertSettings
@@ -261,7 +261,7 @@ class _Planner:
         if not selection.takes(self._kept - 1):
             plan.left_out.append(number)
             return
-        split = split_of(record.photo, selection.validation)
+        split = selection.split(record)
         shards = self._splits.setdefault(split, [])
         if self._taken[split] % self._shard_size == 0:
             shards.append((PlannedShard(split), ShardDigest(self._settings, self._config)))
@@ -280,14 +280,17 @@ class _Planner:
         plan = self.plan
         plan.unlisted += photo is None
         plan.edit_types[record.edit_type] += 1
-        plan.odd.update(record.odd)
+        for kind in record.odd:
+            plan.odd[kind] += 1
         if self._config != "multi_turn" and category_of(record.edit_type) is None:
             plan.odd["unknown_edit_type" if record.edit_type else "no_edit_type"] += 1
         if record.edited[-1] in self._seen:
             plan.odd["repeated_output_image"] += 1
         self._seen.add(record.edited[-1])
-        if not all(path.startswith("images/") for path in record.edited + record.rejected):
-            plan.odd["unresolved_path"] += 1
+        for path in record.edited + record.rejected:
+            if not path.startswith("images/"):
+                plan.odd["unresolved_path"] += 1
+                break
 
     def finish(self, sha256: str, resolved: dict[str, str]) -> Plan:
         """Return the plan, with names and digests."""

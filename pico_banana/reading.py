@@ -23,7 +23,7 @@ from pico_banana.open_images import Index, Photo, index_path, mapped_index
 from pico_banana.records import BadRecord, Record
 from pico_banana.release import Release, state_of
 from pico_banana.schema import category_of
-from pico_banana.selection import Selection, split_of
+from pico_banana.selection import Selection
 from pico_banana.settings import Settings
 from pico_banana.sources import ImageRef, Sources
 
@@ -143,13 +143,13 @@ class Reader:
         Raises:
             MissingImageError: see `strict`, and `on_missing="fail"`.
         """
-        sources = Sources(self._settings)
+        sources, selection = Sources(self._settings), Selection.of(self._settings)
         begun: deque[Picked] = deque()
 
         def batches() -> Iterator[list[list[ImageRef]]]:
             for reading in ranges:
                 for chunk in _chunks(self._picked(reading)):
-                    mine = [picked for picked in chunk if self._split(picked.record) == split]
+                    mine = [picked for picked in chunk if selection.split(picked.record) == split]
                     begun.extend(mine)
                     yield [image_refs(one.record, one.photo, sources) for one in mine]
 
@@ -162,9 +162,6 @@ class Reader:
             if example.row is not None:
                 assert record.line is not None
                 yield record.line.offset, example.row
-
-    def _split(self, record: Record) -> str:
-        return split_of(record.photo, self._settings.validation)
 
     def _picked(self, reading: Range) -> Iterator[Picked]:
         """The selected records of a range; `ranges` has seen to offset and limit."""

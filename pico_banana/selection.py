@@ -80,7 +80,11 @@ class Selection:
 
     def takes(self, place: int) -> bool:
         """Whether offset and limit take the record at this place (from 0) among the kept ones."""
-        return place >= self.offset and (self.end is None or place < self.end)
+        return place >= self.offset and (self.limit is None or place < self.offset + self.limit)
+
+    def split(self, record: Record) -> str:
+        """Return the split of a taken record; see `split_of`."""
+        return split_of(record.photo, self.validation) if self.validation else "train"
 
     def excludes(self, record: Record, image_id: str | None) -> bool:
         """Whether a taken record is left out of its shard."""
