@@ -19,7 +19,8 @@ from PIL import Image, ImageEnhance, ImageOps
 from pico_banana.records import PUBLISHED_BASE
 from pico_banana.schema import EDIT_TYPES
 
-from .sample_scenes import EDITS, Edit, Scene, make_scene, render
+from .sample_drawing import render
+from .sample_scenes import EDITS, Edit, Scene, make_scene
 
 __all__ = ["SampleRelease", "make_sample_release"]
 
