@@ -204,7 +204,8 @@ class PicoBanana400K(datasets.GeneratorBasedBuilder):  # type: ignore[misc]  # d
         if missing:
             warnings.warn(
                 f"{NAME} {self.config.name}: images are missing for good: {_counted(missing)}; "
-                f"on_missing is {self._settings().on_missing!r}",
+                f"on_missing is {self._settings().on_missing!r}. That is cached: to look again, "
+                f"delete {self.cache_dir}",
                 stacklevel=2,
             )
 

@@ -14,7 +14,7 @@ from pico_banana.schema import CONFIGS, EDIT_CATEGORIES, EDIT_TYPES, category_of
 from .ledger import Ledger, ShardLedger
 from .store import Store
 
-__all__ = ["ConfigReport", "read_reports", "write_card"]
+__all__ = ["CARD_NAME", "ConfigReport", "read_reports", "write_card"]
 
 CARD_NAME = "README.md"
 

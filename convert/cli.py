@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import io
 import signal
 import sys
 import typing
@@ -285,6 +286,9 @@ def _interrupt(number: int, _frame: Any) -> None:
 
 def main() -> None:
     """Run the command line; the exit codes are the design's: 0, 1, 2, 130, 143."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # edit types have arrows, which ASCII has not
     for number in _INTERRUPTED:
         signal.signal(number, _interrupt)
     try:

@@ -15,11 +15,18 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from pico_banana.cache import cache_folder
-from pico_banana.errors import OutputError, TooManyMissingError, WriteError
+from pico_banana.errors import (
+    OutputError,
+    TooManyMissingError,
+    UsageError,
+    WorkError,
+    WriteError,
+)
 from pico_banana.open_images import Index, open_index
 from pico_banana.release import Release
+from pico_banana.schema import CONFIGS
 
-from .card import ConfigReport, read_reports, write_card
+from .card import CARD_NAME, ConfigReport, read_reports, write_card
 from .ledger import Ledger, ShardLedger
 from .options import ConvertSettings, RunOptions
 from .plan import Plan, ShardTask, differences, make_plan
@@ -58,6 +65,7 @@ def plan_configs(
     for config in configs:
         settings.for_config(config)
     release = Release(settings)
+    release.check_open_images()
     files = [release.jsonl(config) for config in configs]
     paths = []
     for config, file in zip(configs, files, strict=True):
@@ -88,9 +96,17 @@ def convert(
         WorkError: after work began; running again continues.
     """
     with contextlib.ExitStack() as locks:
+        _check_output(store, settings)
         for config in configs:
             locks.enter_context(_locked(store, config))
         plans, index = plan_configs(configs, settings, shown)
+        if not any(plan.shards for plan in plans):
+            counts = "; ".join(
+                f"{plan.config}: {plan.lines:,} lines, {len(plan.bad):,} bad, "
+                f"{len(plan.filtered):,} filtered, {len(plan.left_out):,} left out"
+                for plan in plans
+            )
+            raise UsageError(f"nothing is selected ({counts}); ask for more, or see `plan`")
         conversion = _Conversion(settings, options, store, shown, index)
         begun = [conversion.begin(plan) for plan in plans]
         _check_disk(begun, store)
@@ -126,13 +142,9 @@ class _Conversion:
     def begin(self, plan: Plan) -> _Begun:
         """Compare a plan with the one that is there, write it, and see what is finished."""
         ledger = Ledger(self.store, plan.config)
-        old = ledger.read_plan()
-        if old is not None and self.options.overwrite:
-            for shard in old["shards"]:
-                self.store.delete(ledger.parquet_name(shard["name"]))
-                self.store.delete(ledger.ledger_name(shard["name"]))
-            old = None
-        if old is not None:
+        if self.options.overwrite:
+            ledger.delete_all()
+        elif (old := ledger.read_plan()) is not None:
             plan = self._agreed(plan, old)
         try:
             ledger.write_plan(plan.to_json())
@@ -143,6 +155,11 @@ class _Conversion:
     def _agreed(self, plan: Plan, old: dict[str, Any]) -> Plan:
         """The plan to carry out where the output holds an old one; `OutputError` for another."""
         found = differences(old, plan.to_json())
+        if old["settings"].get("exclude_ids") != plan.settings["exclude_ids"]:
+            self.shown.say(
+                f"{plan.config}: exclude_ids is another list than before; shards that either list "
+                "touches are made again"
+            )
         if found and old["jsonl"]["sha256"] != plan.sha256:
             plan = self._plan_of_kept_copy(plan, old)
             found = differences(old, plan.to_json())
@@ -176,6 +193,12 @@ class _Conversion:
         planned = sum(one.plan.records for one in begun)
         allowed = self.options.max_missing
         reports, unfinished = read_reports(self.store)
+        mine = tuple(f"{one.plan.config}/" for one in begun)
+        if lost := [name for name in unfinished if name.startswith(mine)]:
+            raise WorkError(
+                f"{lost[0]} of {self.store.root} is gone after it was written ({len(lost)} in "
+                "all); run the same command again to have it made"
+            )
         if unfinished:
             self.shown.say(f"no card: {len(unfinished):,} shards of other configs are not finished")
         else:
@@ -206,6 +229,21 @@ class _Conversion:
                 if allowed and allowed.is_judged(done) and not allowed.allows(missing, planned):
                     raise TooManyMissingError(missing, allowed.text)
         return made
+
+
+def _check_output(store: Store, settings: ConvertSettings) -> None:
+    """Refuse an output that is the release, or where the card would replace another README."""
+    if store.root.rstrip("/") and os.path.abspath(store.root) == settings.cdn:
+        raise OutputError(
+            f"--output must not be the release itself, but is {store.root}", store.root
+        )
+    is_ours = any(Ledger(store, config).has_plan() for config in CONFIGS)
+    if not is_ours and store.size_bytes(CARD_NAME) is not None:
+        raise OutputError(
+            f"{store.path(CARD_NAME)} is there already and not ours: the card would replace it; "
+            "give another --output, or move it away",
+            store.root,
+        )
 
 
 @contextlib.contextmanager

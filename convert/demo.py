@@ -61,8 +61,11 @@ def run_demo(run: typer.Typer, folder: str, console: Console) -> None:
     root = Path(folder).resolve()
     if root.is_dir() and any(root.iterdir()) and not (root / _MARK).exists():
         raise UsageError(f"--output must be a new folder or an earlier demo's, but is {root}")
-    root.mkdir(parents=True, exist_ok=True)
-    (root / _MARK).touch()
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        (root / _MARK).touch()
+    except OSError as error:
+        raise UsageError(f"--output must be a folder that can be written, but: {error}") from None
     # Own caches: a sample release must never be served for the real one later.
     os.environ["HF_HOME"] = os.fspath(root / "cache" / "huggingface")
     for name in ("HF_DATASETS_CACHE", "HF_HUB_CACHE", "HF_MODULES_CACHE"):

@@ -14,6 +14,7 @@ from .store import Store, dump_json
 __all__ = ["LEDGER_FORMAT", "Ledger", "MissingEntry", "ShardLedger", "Stretches", "stretches"]
 
 LEDGER_FORMAT = 1
+_PLAN_KEYS = ("settings", "jsonl", "lines", "blank", "bad", "filtered", "left_out", "shards")
 
 Stretches = list[list[int]]
 """Line numbers as [first, last] pairs, both inclusive, ascending: `[[1, 250], [252, 252]]`."""
@@ -110,17 +111,37 @@ class Ledger:
         """Return the name of a shard's ledger in the output."""
         return f"{self.folder}/{shard}.json"
 
+    def has_plan(self) -> bool:
+        """Whether there is a plan, of whatever version."""
+        return self._store.size_bytes(f"{self.folder}/plan.json") is not None
+
     def read_plan(self) -> dict[str, Any] | None:
-        """Return plan.json's value, None where there is none."""
+        """Return plan.json's value, None where there is none; `OutputError` for a broken one."""
         plan = self._store.read_json(f"{self.folder}/plan.json")
-        if plan is not None and plan.get("format") != LEDGER_FORMAT:
-            path = self._store.path(f"{self.folder}/plan.json")
+        path = self._store.path(f"{self.folder}/plan.json")
+        if plan is None:
+            return None
+        found = plan.get("format") if isinstance(plan, dict) else None
+        if found != LEDGER_FORMAT:
             raise OutputError(
-                f"{path} is of format {plan.get('format')}, but this version reads "
-                f"{LEDGER_FORMAT}; use the version that wrote it, or --overwrite",
+                f"{path} is of format {found}, but this version reads {LEDGER_FORMAT}; use the "
+                "version that wrote it, or --overwrite",
                 path,
             )
-        return cast("dict[str, Any] | None", plan)
+        lacks = [name for name in _PLAN_KEYS if name not in plan]
+        if lacks:
+            raise OutputError(f"{path} is no plan: it lacks {lacks[0]!r}; use --overwrite", path)
+        return cast("dict[str, Any]", plan)
+
+    def delete_all(self) -> None:
+        """Delete the files that the plan names, and no others; a broken plan names none."""
+        try:
+            plan = self.read_plan()
+        except OutputError:
+            plan = None
+        for shard in plan["shards"] if plan else []:
+            self._store.delete(self.parquet_name(shard["name"]))
+            self._store.delete(self.ledger_name(shard["name"]))
 
     def write_plan(self, plan: dict[str, Any]) -> None:
         """Write plan.json."""

@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 
 import orjson
 
+from pico_banana.errors import ReleaseError
 from pico_banana.open_images import Index, Photo
 from pico_banana.records import BadRecord, Line, Record, line_at, parse_line, split_lines
 from pico_banana.release import Manifest
@@ -104,7 +105,8 @@ class Plan:
         resolved: paths that the manifest resolved.
         odd: records by what is odd about them.
         edit_types: planned records by edit type.
-        photos: distinct input photos, planned; `unlisted` of them have no ImageID.
+        unlisted: planned records whose photo has no ImageID.
+        unmatched: how many of `ids` and `exclude_ids` are no record's; of those given.
         shards: the shards, by split and index.
     """
 
@@ -122,6 +124,7 @@ class Plan:
     odd: Counter[str] = field(default_factory=Counter)
     edit_types: Counter[str | None] = field(default_factory=Counter)
     unlisted: int = 0
+    unmatched: dict[str, int] = field(default_factory=dict)
     shards: list[PlannedShard] = field(default_factory=list)
     estimated_bytes: int = 0
 
@@ -187,7 +190,11 @@ def make_plan(
         index: Open Images' image list, None without one.
     """
     planner = _Planner(config, settings, jsonl, index)
-    with open(jsonl, "rb") as file:
+    try:
+        opened = open(jsonl, "rb")  # noqa: SIM115
+    except OSError as error:
+        raise ReleaseError(f"{jsonl} cannot be read: {error}", jsonl) from None
+    with opened as file:
         digest = hashlib.sha256()
 
         def read(size: int) -> bytes:
@@ -216,6 +223,11 @@ class _Planner:
         self._splits: dict[str, list[tuple[PlannedShard, ShardDigest]]] = {}
         self._taken: Counter[str] = Counter()
         self._seen: set[str] = set()
+        self._unmatched = {
+            name: set(given)
+            for name in ("ids", "exclude_ids")
+            if (given := getattr(settings, name)) is not None
+        }
 
     def add(self, chunk: Sequence[Line], manifest: Manifest) -> None:
         """Plan the next lines."""
@@ -254,6 +266,8 @@ class _Planner:
         plan, selection = self.plan, self._selection
         number = line.number or 0
         image_id = photo.image_id if photo else None
+        for unmatched in self._unmatched.values():
+            unmatched -= {record.id, image_id}
         if not selection.passes_ids(record, image_id):
             plan.filtered.append(number)
             return
@@ -296,6 +310,7 @@ class _Planner:
         """Return the plan, with names and digests."""
         plan = self.plan
         plan.sha256, plan.resolved = sha256, dict(sorted(resolved.items()))
+        plan.unmatched = {name: len(left) for name, left in self._unmatched.items() if left}
         for split in SPLITS:
             shards = self._splits.get(split, [])
             for number, (shard, digest) in enumerate(shards):

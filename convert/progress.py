@@ -47,8 +47,10 @@ class Shown:
                 f"{plan.estimated_bytes / 1e9:,.1f} GB; {len(plan.bad):,} bad, "
                 f"{len(plan.filtered):,} filtered, {len(plan.left_out):,} left out"
             )
+            for name, count in plan.unmatched.items():
+                self.say(f"{plan.config}: {count:,} of {name} match none of the records looked at")
         if kept:
-            self.say(f"{kept:,} shards are finished already and stay as they are")
+            self.say(f"finished already, and left as they are: {kept:,} shards")
 
     @contextlib.contextmanager
     def bytes_bar(self, what: str) -> Iterator[Fetching]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 
@@ -98,7 +99,10 @@ def show_outcome(outcome: Outcome, root: str, console: Console) -> None:
             highlight=False,
         )
     loadable = [report.config for report in outcome.reports if report.splits]
-    hint = f'. Load it with: load_dataset("{root}", "{loadable[0]}")' if loadable else ""
+    hint = ""
+    if loadable and "://" not in root:
+        # The whole path: a bare name like "parquet" may be a builder's of `datasets`.
+        hint = f'. Load it with: load_dataset("{os.path.abspath(root)}", "{loadable[0]}")'
     done = f"{root}: {counted(outcome.made, 'shard')} made, {outcome.kept:,} kept{hint}"
     console.print(escape(done), highlight=False, soft_wrap=True)
 

@@ -137,7 +137,10 @@ class LocalRunner:
             name=f"pico-banana-worker-{len(self._workers)}",
             daemon=True,
         )
+        # The terminal sends SIGINT to all; a worker's mask is inherited, and the parent acts.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         process.start()
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         theirs.close()
         self._workers.append(_Worker(process, ours))
         return self._workers[-1]
@@ -169,7 +172,6 @@ def _work(
     place: int,
 ) -> None:
     """Carry out the tasks that come over the connection, in a process of its own."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to all; the parent acts
     warnings.filterwarnings("ignore", module=r"PIL\.")  # odd EXIF, thousands of times
     _end_with_parent()
     begin = place * len(_FIELDS)

@@ -102,14 +102,19 @@ class Store:
         """Open an output at a path or an fsspec URL; `OutputError` where that is no place."""
         if not root:
             raise OutputError("the output must be a path or an fsspec URL, but is empty", root)
+        root = os.path.expanduser(root.removeprefix("file://"))
         self.root = root
         try:
             found = fsspec.core.url_to_fs(root, **(storage_options or {}))
         except (ImportError, ValueError) as error:
             raise OutputError(f"the output {root} cannot be opened: {error}", root) from None
         self._fs, path = found
-        if root.startswith(("http://", "https://")):
-            raise OutputError(f"the output {root} cannot be written: http is read only", root)
+        kind = root.partition("://")[0] if "://" in root else ""
+        if kind in ("http", "https", "memory"):
+            why = "other processes cannot see it" if kind == "memory" else "http is read only"
+            raise OutputError(f"the output {root} cannot be written: {why}", root)
+        if not kind and re.match(r"[a-z0-9]+:/", root):
+            raise OutputError(f"the output must be a path or an fsspec URL, but is {root}", root)
         self._base = str(path).rstrip("/")
         self.is_local = isinstance(self._fs, LocalFileSystem)
 
@@ -189,18 +194,22 @@ class Store:
             return cast("bytes", self._fs.cat_file(self.path(name)))
 
     def open(self, name: str) -> BinaryIO:
-        """Open a file for reading, seekable."""
-        return cast("BinaryIO", self._fs.open(self.path(name), "rb"))
+        """Open a file for reading, seekable; `OutputError` where it cannot be read."""
+        with self._asking(name):
+            return cast("BinaryIO", self._fs.open(self.path(name), "rb"))
 
     def read_json(self, name: str) -> Any:
         """Return a JSON file's value, None where it is not there; `OutputError` for no JSON."""
         try:
-            return json.loads(self.read(name))
+            data = self.read(name)
         except (FileNotFoundError, NotADirectoryError):
             return None
+        try:
+            return json.loads(data)
         except ValueError as error:
             raise OutputError(
-                f"{self.path(name)} is no JSON ({error}); delete it to have it made again",
+                f"{self.path(name)} is no JSON ({error}); delete it to have a shard made again, or "
+                "use --overwrite where it is the plan",
                 self.path(name),
             ) from None
 

@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pico_banana.errors import OutputError
 from pico_banana.images import FlawError, inspect
 from pico_banana.schema import CONFIGS, arrow_schema, columns
 
@@ -47,7 +48,11 @@ def verify(store: Store, *, decode: bool) -> tuple[list[Accounts], Iterator[str]
 def _faults(store: Store, accounts: list[Accounts], decode: bool) -> Iterator[str]:
     for config in CONFIGS:
         ledger = Ledger(store, config)
-        plan = ledger.read_plan()
+        try:
+            plan = ledger.read_plan()
+        except OutputError as error:
+            yield f"{config}: {error}"
+            continue
         if plan is None:
             if store.names(config):
                 yield f"{config}: there are files, but no plan ({ledger.folder}/plan.json)"
@@ -70,7 +75,11 @@ def _config_faults(
         if name not in expected and name.endswith(".parquet"):
             yield f"{ledger.config}/{name}: not in the plan; delete it unless you put it there"
     for shard in plan["shards"]:
-        made = ledger.read_shard(shard["name"])
+        try:
+            made = ledger.read_shard(shard["name"])
+        except OutputError as error:
+            yield f"{ledger.config}/{shard['name']}: {error}"
+            continue
         if made is None:
             yield f"{ledger.config}/{shard['name']}: not finished (no ledger); run convert again"
             continue
@@ -136,10 +145,14 @@ def _shard_faults(
 def _file_faults(store: Store, name: str, made: ShardLedger, config: str) -> Iterator[str]:
     digest = hashlib.sha256()
     size = 0
-    with store.open(name) as file:
-        while block := file.read(_BLOCK_BYTES):
-            digest.update(block)
-            size += len(block)
+    try:
+        with store.open(name) as file:
+            while block := file.read(_BLOCK_BYTES):
+                digest.update(block)
+                size += len(block)
+    except (OutputError, OSError) as error:
+        yield f"{name}: {error}"
+        return
     if size != made.size_bytes:
         yield f"{name}: has {size} bytes, but its ledger says {made.size_bytes}"
     if digest.hexdigest() != made.sha256:
@@ -170,7 +183,7 @@ def _image_faults(store: Store, ledger: Ledger, shard: str, plan: dict[str, Any]
                         fault = _image_fault(image, stated, plan["settings"]["max_pixels"])
                         if fault:
                             yield f"{name}: {row['id']}: {fault}"
-    except (pa.ArrowException, OSError, KeyError) as error:
+    except (pa.ArrowException, OutputError, OSError, KeyError) as error:
         yield f"{name}: cannot be read: {error}"
 
 

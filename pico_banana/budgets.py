@@ -59,6 +59,9 @@ class Budgets(Protocol):
         """Let go of whatever is held."""
 
 
+_LONGEST_FOLDER = 70
+"""Of a socket's path systems take some 104 bytes, the names below the folder need about 30."""
+
 _CATCH_UP_S = 0.05
 """A pace that fell behind because a timer was late may catch up by so much, and no more."""
 
@@ -132,7 +135,10 @@ class LeaseServer:
     """
 
     def __init__(self, budgets: Mapping[str, HostBudget]) -> None:
-        self._folder = tempfile.mkdtemp(prefix="pico-banana-")  # readable by its owner alone
+        # Readable by its owner alone; in /tmp where TMPDIR is too long for a socket's path.
+        where = tempfile.gettempdir()
+        where = where if len(where) < _LONGEST_FOLDER else "/tmp"  # noqa: S108
+        self._folder = tempfile.mkdtemp(prefix="pico-banana-", dir=where)
         self.address = os.path.join(self._folder, "leases")
         self._budgets = budgets
         self._loop = asyncio.new_event_loop()

@@ -64,7 +64,16 @@ def kept(name: str, make: Callable[[str], None]) -> str:
     """
     path = os.path.join(cache_folder(), name)
     if not os.path.exists(path):
-        os.makedirs(os.path.dirname(path), exist_ok=True)
+        try:
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            with open(path + ".lock", "a", encoding="utf-8"):
+                pass
+        except OSError as error:
+            raise ReleaseError(
+                f"the cache folder {cache_folder()} cannot be written: {error}; set "
+                "PICO_BANANA_CACHE to another folder",
+                cache_folder(),
+            ) from None
         with FileLock(path + ".lock"):
             if not os.path.exists(path):
                 with replacing(path) as temporary:

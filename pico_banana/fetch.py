@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pico_banana.budgets import Budgets, HostBudgets, LeasedBudgets
+from pico_banana.errors import WorkError
 from pico_banana.images import FlawError, ImageFacts, inspect
 from pico_banana.missing import Missing, MissingReason
 from pico_banana.room import Room, Ticket
@@ -75,6 +76,7 @@ class _Engine:
     def __init__(self, settings: Settings, budgets: Budgets, tally: Tally, *, decode: bool) -> None:
         self._policy: FetchPolicy = settings.fetch
         self._decode, self._tally, self._budgets = decode, tally, budgets
+        self._open_images = settings.open_images
         self._pool = ThreadPoolExecutor(4, thread_name_prefix="pico-banana-look")
         sources = Sources(settings)
         guard = AddressGuard(sources.allowed_hosts(), sources.named_hosts())
@@ -126,6 +128,7 @@ class _Engine:
                 ticket.give()
                 reason = error.reason
                 if place.way == "folder" and reason is MissingReason.NOT_FOUND:
+                    self._check_folder()
                     reason = MissingReason.NOT_LISTED
                 failures[reason] += 1
                 if reason.retries is None:
@@ -135,6 +138,14 @@ class _Engine:
                 if is_last:
                     return Missing(ref.url, reason, tries, place.address, error.detail)
                 await asyncio.sleep(self._backoff_s(failures.total()))
+
+    def _check_folder(self) -> None:
+        """A folder that vanished (an unmounted disk, say) must not make holes for good."""
+        if self._open_images is not None and not os.path.isdir(self._open_images):
+            raise WorkError(
+                f"open_images {self._open_images} is no folder any more; finished shards are kept, "
+                "run the same command again when it is back"
+            )
 
     def _backoff_s(self, failures: int) -> float:
         longest: float = min(

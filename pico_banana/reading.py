@@ -81,6 +81,7 @@ class Reader:
     def __init__(self, config: str, settings: Settings, *, local: bool, progress: Progress) -> None:
         self._config, self._settings, self._progress = config, settings, progress
         self._release = Release(settings)
+        self._release.check_open_images()
         self._file = self._release.jsonl(config)
         if local:
             with progress(f"records of {config}") as told:

@@ -81,6 +81,21 @@ class Release:
         """Return where a URL is really asked, by the user's mirrors; a path stays itself."""
         return mirrored(place, self._settings.mirrors)
 
+    def check_open_images(self) -> None:
+        """Raise `ReleaseError` where `open_images` is needed and is no folder that can be read.
+
+        A folder that is not there would make every photo look as if it were not listed.
+        """
+        root = self._settings.open_images
+        if root is None or "folder" not in self._settings.sources:
+            return
+        if not os.path.isdir(root) or not os.access(root, os.R_OK | os.X_OK):
+            raise ReleaseError(
+                "open_images must be a folder that can be read and holds train_0/<ImageID>.jpg, "
+                f"train/<ImageID>.jpg or <ImageID>.jpg, but got {root}",
+                root,
+            )
+
     def file(self, path: str) -> RemoteFile:
         """Return a file of the release by its path below the base."""
         options = self._settings.storage_options

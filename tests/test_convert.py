@@ -552,7 +552,116 @@ def test_bad_input_is_refused(
     assert not list((tmp_path / "out").glob("*/*.parquet"))
 
 
-@pytest.mark.parametrize("output", ["/dev/null/out", "nosuch://bucket/out"])
+def test_a_folder_of_photos_that_is_none_is_refused(release: SampleRelease, tmp_path: Path) -> None:
+    for folder in (tmp_path / "nope", release.metadata_csv):
+        flags = [*release_flags(release), "--open-images", folder, "--output", tmp_path / "out"]
+        ended = pico_banana("convert", "sft", *flags)
+        assert ended.code == 2
+        assert "open_images must be a folder" in ended.err
+        assert os.fspath(folder) in ended.err
+
+
+def test_photos_that_vanish_stop_the_run(
+    release: SampleRelease, cdn: FakeCDN, tmp_path: Path
+) -> None:
+    photos = tmp_path / "photos"
+    shutil.copytree(release.open_images, photos)
+    flags = [*release_flags(release, f"{cdn.url}/cdn"), "--open-images", os.fspath(photos)]
+    words = ["convert", "sft", *flags, "--output", os.fspath(tmp_path / "out"), "--workers", "1"]
+    words += ["--records-per-shard", "10", "--concurrency", "2"]
+    cdn.hold("*/images/*")
+    run = subprocess.Popen(arguments_of(*words), stderr=subprocess.PIPE, text=True)
+    cdn.wait_for_request("*/images/*", n=1)
+    photos.rename(tmp_path / "away")
+    cdn.release()
+    _, said = run.communicate(timeout=60)
+    assert run.returncode == 1
+    assert "is no folder any more" in said
+    (tmp_path / "away").rename(photos)
+    assert pico_banana(*words).code == 0
+    assert len(rows(tmp_path / "out", "sft")) == SFT
+
+
+def test_somebody_elses_readme_is_left_alone(release: SampleRelease, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "README.md").write_text("mine", encoding="utf-8")
+    ended = convert(release, out, "--limit", "3")
+    assert ended.code == 2
+    assert "the card would replace it" in ended.err
+    assert (out / "README.md").read_text(encoding="utf-8") == "mine"
+    ended = convert(release, release.cdn, "--limit", "3")
+    assert ended.code == 2
+    assert "must not be the release itself" in ended.err
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"format": 1}', '{"format": 99}'])
+def test_a_broken_plan_is_named_and_overwritten_on_demand(
+    release: SampleRelease, tmp_path: Path, text: str
+) -> None:
+    out = tmp_path / "out"
+    assert convert(release, out, "--limit", "5").code == 0
+    plan = out / "_ledger/sft/plan.json"
+    plan.write_text(text, encoding="utf-8")
+    for ended in (convert(release, out, "--limit", "5"), pico_banana("verify", out)):
+        assert "plan.json" in ended.err + ended.out
+        assert "--overwrite" in ended.err + ended.out
+    assert pico_banana("verify", out).code == 1
+    assert convert(release, out, "--limit", "5", "--overwrite").code == 0
+    assert pico_banana("verify", out).code == 0
+
+
+def test_verify_goes_on_after_a_broken_ledger(sound: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(sound, out)
+    (out / "_ledger/sft/train-00001-of-00005.json").write_text("", encoding="utf-8")
+    (out / "sft/train-00003-of-00005.parquet").unlink()
+    ended = pico_banana("verify", out)
+    assert ended.code == 1
+    assert "train-00001-of-00005.json is no JSON" in ended.out
+    assert "train-00003-of-00005.parquet: the file is missing" in ended.out
+
+
+def test_a_cache_folder_that_cannot_be_written_is_named(
+    release: SampleRelease, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    flags = [*release_flags(release), "--output", tmp_path / "out"]
+    env = {"PICO_BANANA_CACHE": os.fspath(tmp_path / "file")}
+    ended = pico_banana("convert", "sft", *flags, env=env)
+    assert ended.code == 2
+    assert "set PICO_BANANA_CACHE to another folder" in ended.err
+
+
+def test_a_long_tmpdir_is_no_hindrance(release: SampleRelease, tmp_path: Path) -> None:
+    folder = tmp_path / ("x" * 100)
+    folder.mkdir()
+    flags = [*release_flags(release), "--limit", "3", "--output", tmp_path / "out"]
+    ended = pico_banana("convert", "sft", *flags, env={"TMPDIR": os.fspath(folder)})
+    assert ended.code == 0, ended.err
+    assert not list(folder.iterdir())
+
+
+def test_a_selection_that_keeps_nothing_is_refused(release: SampleRelease, tmp_path: Path) -> None:
+    ended = convert(release, tmp_path / "out", "--offset", "1000")
+    assert ended.code == 2
+    assert "nothing is selected (sft: 100 lines, 0 bad, 0 filtered, 100 left out)" in ended.err
+    ended = convert(release, tmp_path / "o", "--exclude-ids", "nobody", "--limit", "3")
+    assert ended.code == 0
+    assert "1 of exclude_ids match none" in ended.err
+    again = convert(release, tmp_path / "o", "--limit", "3")
+    assert "exclude_ids is another list than before" in again.err
+
+
+def test_edit_types_are_printed_whatever_the_encoding() -> None:
+    ended = pico_banana("types", env={"PYTHONIOENCODING": "ascii"})
+    assert ended.code == 0
+    assert "change-overall-color-tone" in ended.out
+
+
+@pytest.mark.parametrize(
+    "output", ["/dev/null/out", "nosuch://bucket/out", "memory://out", "s3:/bucket/out"]
+)
 def test_an_output_that_cannot_be_written_is_refused(release: SampleRelease, output: str) -> None:
     ended = pico_banana("convert", "sft", *release_flags(release), "--output", output)
     assert ended.code == 2

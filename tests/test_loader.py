@@ -302,6 +302,15 @@ def test_wrong_arguments_are_refused(given: dict[str, Any], said: str) -> None:
         load("sft", **given)
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_folder_of_photos_that_is_none_is_refused(
+    release: SampleRelease, tmp_path: Path, *, streaming: bool
+) -> None:
+    given = arguments(release) | {"open_images": os.fspath(tmp_path / "nope")}
+    with pytest.raises(ValueError, match="open_images must be a folder"):
+        load("sft", streaming=streaming, **given)
+
+
 def test_a_wrong_config_is_refused() -> None:
     with pytest.raises(ValueError, match="did you mean 'multi_turn'"):
         load("multi_turns")
