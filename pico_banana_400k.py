@@ -125,6 +125,9 @@ class PicoBanana400K(datasets.GeneratorBasedBuilder):  # type: ignore[misc]  # d
                 f"must be one of {', '.join(CONFIGS)}",
                 near(config_name, CONFIGS),
             )
+        for name in ("data_dir", "data_files"):
+            if given.get(name) is not None:
+                raise SettingError(name, given[name], "must be left out; a release is named by cdn")
         known = {*_ARGUMENTS, *_OF_LIBRARY, "custom_features", "config_id"}
         for name, value in given.items():
             if name not in known:
@@ -275,6 +278,9 @@ def load(
         streaming: return an iterable dataset, which fetches as it is read.
         given: arguments of `PicoBananaConfig`, and `cache_dir`, `num_proc`, `download_mode`.
     """
+    if streaming and (wrong := {"num_proc", "download_mode"} & set(given)):
+        name = min(wrong)
+        raise SettingError(name, given[name], "must be left out with streaming=True")
     preparing = {name: given.pop(name) for name in ("num_proc", "download_mode") if name in given}
     # The same names as the registered way, so that both share one cache.
     builder = PicoBanana400K(config_name=config, dataset_name=NAME, hash=_HASH, **given)

@@ -13,6 +13,7 @@ from pico_banana.schema import CONFIGS, EDIT_CATEGORIES, EDIT_TYPES, category_of
 
 from .ledger import Ledger, ShardLedger
 from .store import Store
+from .text import printable
 
 __all__ = ["CARD_NAME", "ConfigReport", "read_reports", "write_card"]
 
@@ -244,19 +245,24 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     return "\n".join(f"| {' | '.join(map(_cell, line))} |" for line in lines) + "\n"
 
 
+class _Own(str):
+    """Markdown of our own; any other text in a table may be foreign, and is escaped."""
+
+    __slots__ = ()
+
+
 def _cell(value: Any) -> str:
     """A table cell; markup and control characters of foreign text are made harmless."""
     if isinstance(value, int):
         return f"{value:,}"
-    text = re.sub(r"[\x00-\x1f\x7f]", " ", str(value))
-    return (
-        re.sub(r"([\\|<>*_\[\]])", r"\\\1", text) if "`" not in text else text.replace("|", "\\|")
-    )
+    if isinstance(value, _Own):
+        return value
+    return re.sub(r"([\\`|<>*_\[\]])", r"\\\1", printable(str(value)))
 
 
 def _overview(reports: Sequence[ConfigReport]) -> str:
     rows = [
-        (f"`{report.config}`", f"`{split}`", sum(one.rows for one in made), len(made))
+        (_Own(f"`{report.config}`"), _Own(f"`{split}`"), sum(one.rows for one in made), len(made))
         for report in reports
         for split, made in (report.splits or {"train": []}).items()
     ]
@@ -309,7 +315,7 @@ def _inputs(reports: Sequence[ConfigReport]) -> str:
             ("input_source", *counts),
             [
                 (
-                    "`null` (missing)" if name is None else f"`{name}`",
+                    _Own("`null` (missing)" if name is None else f"`{name}`"),
                     *[c[name] for c in counts.values()],
                 )
                 for name in ("open_images", "flickr", None)
@@ -321,7 +327,7 @@ def _inputs(reports: Sequence[ConfigReport]) -> str:
 def _missing(reports: Sequence[ConfigReport]) -> str:
     counts = {report.config: report.missing_images() for report in reports}
     rows = [
-        (f"`{reason.value}`", *[count[reason.value] for count in counts.values()])
+        (_Own(f"`{reason.value}`"), *[count[reason.value] for count in counts.values()])
         for reason in MissingReason
         if any(count[reason.value] for count in counts.values())
     ]
@@ -344,5 +350,6 @@ def _column_table(config: str, images: str) -> str:
             words = _MEASURES[suffix if suffix in _MEASURES else suffix.removesuffix("s")]
             which = "each" if column.kind.endswith("s") else "the"
             meaning = f"{words} {which} {prefix} image"
-        rows.append((f"`{column.name}`", _TYPES.get(column.kind, column.kind), meaning))
+        kind = _TYPES.get(column.kind, column.kind)
+        rows.append((_Own(f"`{column.name}`"), kind, _Own(meaning)))
     return f"### Columns of `{config}`\n\n" + _table(("column", "type", "meaning"), rows)

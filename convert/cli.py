@@ -20,6 +20,7 @@ from pico_banana.schema import CONFIGS, EDIT_CATEGORIES, EDIT_TYPES
 from pico_banana.settings import build_settings, read_settings_file
 
 from .options import ConvertSettings, MaxMissing, RunOptions
+from .text import printable
 
 app = typer.Typer(
     name="pico-banana",
@@ -187,7 +188,7 @@ def verify(
     accounts, faults = find_faults(Store(output, options), decode=check == "decode")
     found = 0
     for fault in faults:
-        out.print(fault, markup=False, highlight=False, soft_wrap=True)
+        out.print(printable(fault), markup=False, highlight=False, soft_wrap=True)
         found += 1
     show_accounts(accounts, out)
     if found:
@@ -294,7 +295,7 @@ def main() -> None:
     try:
         app()
     except PicoBananaError as error:
-        err.print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
+        err.print(f"error: {printable(str(error))}", markup=False, highlight=False, soft_wrap=True)
         sys.exit(EXIT_USAGE if isinstance(error, UsageError) else EXIT_MISSING)
     except _InterruptedError as interrupted:
         err.print(

@@ -108,8 +108,9 @@ def convert(
             )
             raise UsageError(f"nothing is selected ({counts}); ask for more, or see `plan`")
         conversion = _Conversion(settings, options, store, shown, index)
-        begun = [conversion.begin(plan) for plan in plans]
+        begun = [conversion.compared(plan) for plan in plans]
         _check_disk(begun, store)
+        conversion.begin(begun)
         shown.plans([one.plan for one in begun], kept=sum(len(one.finished) for one in begun))
         return conversion.run(begun)
 
@@ -139,18 +140,25 @@ class _Conversion:
     shown: Shown
     index: Index | None
 
-    def begin(self, plan: Plan) -> _Begun:
-        """Compare a plan with the one that is there, write it, and see what is finished."""
-        ledger = Ledger(self.store, plan.config)
+    def compared(self, plan: Plan) -> _Begun:
+        """Compare a plan with the one that is there, and see what is finished; changes nothing."""
         if self.options.overwrite:
-            ledger.delete_all()
-        elif (old := ledger.read_plan()) is not None:
+            return _Begun(plan, [])
+        old = Ledger(self.store, plan.config).read_plan()
+        if old is not None:
             plan = self._agreed(plan, old)
-        try:
-            ledger.write_plan(plan.to_json())
-        except WriteError as error:
-            raise OutputError(str(error), error.path) from None
         return _Begun(plan, _finished(plan, self.store))
+
+    def begin(self, begun: Sequence[_Begun]) -> None:
+        """Delete what is to be overwritten, and write the plans."""
+        for one in begun:
+            ledger = Ledger(self.store, one.plan.config)
+            if self.options.overwrite:
+                ledger.delete_all()
+            try:
+                ledger.write_plan(one.plan.to_json())
+            except WriteError as error:
+                raise OutputError(str(error), error.path) from None
 
     def _agreed(self, plan: Plan, old: dict[str, Any]) -> Plan:
         """The plan to carry out where the output holds an old one; `OutputError` for another."""
@@ -257,7 +265,7 @@ def _locked(store: Store, config: str) -> Iterator[None]:
     try:
         os.makedirs(os.path.dirname(path), exist_ok=True)
         lock = FileLock(path, timeout=0)
-        lock.acquire()
+        lock.acquire()  # given back below
     except Timeout:
         raise OutputError(
             f"another pico-banana convert of {config} is writing to {store.root}; wait for it, or "
@@ -266,14 +274,15 @@ def _locked(store: Store, config: str) -> Iterator[None]:
         ) from None
     except OSError as error:
         raise OutputError(f"the output {store.root} cannot be written: {error}", path) from None
-    with lock:
-        for folder in (config, ledger.folder):
+    folders = ("", config, ledger.folder)
+    try:
+        for folder in folders:
             store.sweep(folder)
-        try:
-            yield
-        finally:
-            for folder in (config, ledger.folder):
-                store.sweep(folder)
+        yield
+    finally:
+        for folder in folders:
+            store.sweep(folder)
+        lock.release()
 
 
 def _sha256(path: str) -> str:
@@ -306,6 +315,7 @@ def _check_disk(begun: Sequence[_Begun], store: Store) -> None:
     if not store.is_local or not needed:
         return
     free = shutil.disk_usage(store.path("_ledger")).free
+    # What --overwrite will delete counts as taken: nothing is deleted before this is decided.
     if needed + _SPARE_BYTES > free:
         raise OutputError(
             f"{store.root} has {free / 1e9:,.1f} GB free, but the plan needs about "

@@ -174,7 +174,18 @@ class Plan:
         photos: list[Photo | None] = [None] * len(shard)
         if index is not None:
             photos = index.photos([None if row == _NO_ROW else row for row in shard.rows])
-        return ShardTask(self.config, shard.name, shard.digest, lines, photos, self.resolved)
+        resolved: dict[str, str] = {}
+        if self.resolved:
+            # A task takes what its own lines look up, not the config's thousands.
+            def resolve(path: str) -> str | None:
+                found = self.resolved.get(path)
+                if found is not None:
+                    resolved[path] = found
+                return found
+
+            for line in lines:
+                parse_line(self.config, line, resolve)
+        return ShardTask(self.config, shard.name, shard.digest, lines, photos, resolved)
 
 
 def make_plan(

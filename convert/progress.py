@@ -23,6 +23,7 @@ from pico_banana.cache import Fetching
 
 from .plan import Plan
 from .runners import Counts
+from .text import printable
 
 __all__ = ["Shown"]
 
@@ -37,7 +38,7 @@ class Shown:
 
     def say(self, text: str) -> None:
         """Show a line; foreign text in it is no markup."""
-        self._console.print(escape(text), highlight=False, soft_wrap=True)
+        self._console.print(escape(printable(text)), highlight=False, soft_wrap=True)
 
     def plans(self, plans: Sequence[Plan], *, kept: int) -> None:
         """Show in a line a config what will be done."""

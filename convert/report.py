@@ -15,6 +15,7 @@ from pico_banana.schema import category_of
 from .conversion import Outcome
 from .options import ConvertSettings
 from .plan import Plan
+from .text import printable
 from .verify import Accounts
 
 __all__ = ["counted", "show_accounts", "show_outcome", "show_plan"]
@@ -57,7 +58,9 @@ def show_plan(plan: Plan, settings: ConvertSettings, console: Console) -> None:
         console.print(_edit_types(plan))
     for bad in plan.bad[:_SHOWN_BAD]:
         console.print(
-            escape(f"bad: {plan.jsonl}, {bad.line.where}: {bad.reason.value}: {bad.detail}"),
+            escape(
+                printable(f"bad: {plan.jsonl}, {bad.line.where}: {bad.reason.value}: {bad.detail}")
+            ),
             highlight=False,
             soft_wrap=True,
         )
@@ -70,7 +73,7 @@ def _edit_types(plan: Plan) -> Table:
     table = Table("edit type", "category", box=None, pad_edge=False)
     table.add_column("records", justify="right")
     for kind, count in plan.edit_types.most_common():
-        name = escape(kind) if kind is not None else "(none stated)"
+        name = escape(printable(kind)) if kind is not None else "(none stated)"
         table.add_row(name, category_of(kind) or "-", f"{count:,}")
     return table
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import queue
 import signal
 import threading
 import warnings
@@ -188,16 +189,16 @@ def _work(
             counts[begin + 5] = tally.missing
 
         pending = 0
+        waiting = _receiving(connection)
 
         def tasks() -> Iterator[ShardTask | None]:
             nonlocal pending
             while True:
-                if pending and not connection.poll():
+                if pending and waiting.empty():
                     yield None
                     continue
-                try:
-                    task = connection.recv()
-                except (EOFError, ConnectionError):
+                task = waiting.get()
+                if task is None:
                     return
                 pending += 1
                 yield task
@@ -208,6 +209,23 @@ def _work(
                 connection.send(ledger)
         except Exception as error:  # noqa: BLE001  (the edge of a shard: the parent raises it)
             connection.send(error)
+
+
+def _receiving(connection: Connection) -> queue.SimpleQueue[ShardTask | None]:
+    """Receive tasks in a thread, so that the parent's send never waits for this worker's work.
+
+    Were both to send at once, each would wait for the other to receive: a pipe holds little.
+    """
+    received: queue.SimpleQueue[ShardTask | None] = queue.SimpleQueue()
+
+    def receive() -> None:
+        with contextlib.suppress(EOFError, ConnectionError):
+            while True:
+                received.put(connection.recv())
+        received.put(None)
+
+    threading.Thread(target=receive, name="pico-banana-tasks", daemon=True).start()
+    return received
 
 
 def _end_with_parent() -> None:

@@ -204,8 +204,8 @@ def index_path(
     if place == "none":
         return None
     source = RemoteFile(place, storage_options)
-    with source.open() as file:
-        is_index = file.read(6) == b"ARROW1"
+    with source.reading() as read:
+        is_index = read(6) == b"ARROW1"
     if is_index:
         return source.kept("open_images", progress)
     name = local_name(place, f"{source.identity()} v{INDEX_VERSION}")

@@ -240,8 +240,11 @@ def _fetcher_of(settings: str) -> Fetcher:
 
 
 def _fetcher(settings: Settings) -> Fetcher:
-    """One fetcher a process and settings: one made per range would drain at each range's end.
+    """One fetcher a process and way to fetch: one made per range would drain at its end.
 
-    It stays for the life of the process, with the budgets that it keeps for its hosts.
+    It stays for the life of the process, with the budgets that it keeps for its hosts; what is
+    selected makes no other one.
     """
-    return _fetcher_of(settings.model_dump_json())
+    selection = dict.fromkeys(("edit_types", "edit_categories", "ids", "exclude_ids", "limit"))
+    usual = {"offset": 0, "validation": 0.0, "on_missing": "skip"}
+    return _fetcher_of(settings.model_copy(update={**selection, **usual}).model_dump_json())

@@ -235,7 +235,7 @@ def _list(fields: Mapping[str, Any], name: str, most: int = MAX_IMAGES) -> list[
 
 
 def _photo_url(url: str) -> str:
-    if _COMMON_URL.fullmatch(url):
+    if _COMMON_URL.fullmatch(url) and "/." not in url:
         return url
     if len(url) > _MAX_NAME or any(character <= " " or character in "\x7f\\" for character in url):
         raise _BadLineError(BadReason.BAD_URL, f"input URL {url[:80]!r} is no URL")
@@ -250,6 +250,9 @@ def _photo_url(url: str) -> str:
         )
     if "@" in parts.netloc:  # not shown: it may be a password
         raise _BadLineError(BadReason.BAD_URL, "input URL must not hold credentials")
+    if any(segment in (".", "..") for segment in unquote(parts.path).split("/")):
+        # A mirror may be a folder, which such a path would leave.
+        raise _BadLineError(BadReason.BAD_URL, "input URL must not hold '.' or '..' in its path")
     return url
 
 

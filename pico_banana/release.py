@@ -75,6 +75,7 @@ class Release:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self._manifests: dict[str, Manifest] = {}
         self.base = mirrored(settings.cdn, settings.mirrors)
 
     def mirror(self, place: str) -> str:
@@ -114,7 +115,10 @@ class Release:
 
     def manifest(self, config: str) -> Manifest:
         """Return a config's manifest, which is read only when a path must be looked up."""
-        return Manifest(self.file(self._settings.for_config(config).manifest))
+        if config not in self._manifests:
+            file = self.file(self._settings.for_config(config).manifest)
+            self._manifests[config] = Manifest(file)
+        return self._manifests[config]
 
     def identity(self, config: str) -> dict[str, Any]:
         """Return what tells the examples of these settings from those of others.

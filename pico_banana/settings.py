@@ -149,6 +149,11 @@ def _some_ids(value: Any) -> tuple[str, ...]:
     return found
 
 
+def _no_ids(value: Any) -> tuple[str, ...] | None:
+    """Nothing to leave out is the same as unset."""
+    return None if value is None else _ids(value) or None
+
+
 def _mirrors(value: Any) -> Any:
     for glob, base in value.items() if isinstance(value, Mapping) else ():
         if "://" not in str(base) and not os.path.isabs(str(base)):
@@ -223,7 +228,7 @@ class Settings(_Frozen):
     ids: Annotated[tuple[str, ...], BeforeValidator(_some_ids)] | None = Field(
         None, description="Keep only these ids or ImageIDs; @FILE has one a line."
     )
-    exclude_ids: Annotated[tuple[str, ...], BeforeValidator(_ids)] | None = Field(
+    exclude_ids: Annotated[tuple[str, ...] | None, BeforeValidator(_no_ids)] = Field(
         None, description="Leave out these ids or ImageIDs, after the cut; @FILE has one a line."
     )
     offset: int = Field(0, ge=0, description="Leave out the first so many good records.")
@@ -302,7 +307,8 @@ def build_settings(
     for name in values:
         if name not in model.model_fields:
             known = [*model.model_fields]
-            raise SettingError(name, values[name], "must be a setting", near(name, known))
+            # The value is not shown: it may be a secret under a misspelt name.
+            raise SettingError(name, "…", "must be a setting", near(name, known))
     policy = dict(_read_config("fetch.yaml"))
     user_policy = values.get("fetch", {})
     if not isinstance(user_policy, Mapping):
@@ -340,7 +346,9 @@ def _setting_error(error: ValidationError) -> SettingError:
             name, given, f"must be one of {', '.join(allowed)}", near(str(given), allowed)
         )
     if first["type"] == "extra_forbidden":
-        return SettingError(name, first["input"], "must be a setting")
+        return SettingError(name, "…", "must be a setting")
+    if name == "storage_options":  # whatever was given may be a secret
+        return SettingError(name, "…", "must be a mapping")
     message = first["msg"]
     message = message[0].lower() + message[1:]
     made = SettingError(name, first["input"], message.replace("input should", "must"))

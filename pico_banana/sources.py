@@ -107,7 +107,13 @@ class Sources:
         return (FLICKR_HOSTS, *named, *self.named_hosts())
 
     def named_hosts(self) -> tuple[str, ...]:
-        """Return the hosts that the user named; only they may have private addresses."""
-        bases = [self._cdn, *self._settings.mirrors.values()]
-        hosts = [urlsplit(base.replace("{host}", "host")).hostname for base in bases]
+        """Return globs of the hosts that the user named; only they may have private addresses."""
+        mirrors = self._settings.mirrors.items()
+        # Not with the glob's own brackets and stars in the URL: those may be no host's name.
+        bases = [base.replace("{host}", "host.invalid") for _, base in mirrors]
+        hosts = [
+            (urlsplit(base).hostname or "").replace("host.invalid", glob)
+            for base, (glob, _) in zip(bases, mirrors, strict=True)
+        ]
+        hosts.append(urlsplit(self._cdn).hostname or "")
         return tuple(host for host in hosts if host)

@@ -9,6 +9,7 @@ import ipaddress
 import os
 import socket
 import time
+import urllib.request
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
@@ -42,11 +43,21 @@ Grow = Callable[[int], bool]
 
 
 class AskError(Exception):
-    """One request did not bring the image; `retry_after_s` is what the host asked for, or 0."""
+    """One request did not bring the image.
 
-    def __init__(self, reason: MissingReason, detail: str, retry_after_s: float = 0) -> None:
+    Attributes:
+        reason: why.
+        detail: what happened, in words.
+        retry_after_s: what the host asked for, or 0.
+        sha256: of the bytes that came, where they came whole and are no whole image.
+    """
+
+    def __init__(
+        self, reason: MissingReason, detail: str, retry_after_s: float = 0, sha256: str = ""
+    ) -> None:
         super().__init__(detail)
-        self.reason, self.detail, self.retry_after_s = reason, detail, retry_after_s
+        self.reason, self.detail = reason, detail
+        self.retry_after_s, self.sha256 = retry_after_s, sha256
 
 
 class NeedRoomError(Exception):
@@ -62,11 +73,14 @@ class AddressGuard:
 
     Args:
         allowed: globs of host names.
-        named: host names that the user gave, which may be private or loopback addresses.
+        named: globs of hosts that the user gave, which may be private or loopback addresses.
     """
 
     def __init__(self, allowed: Sequence[str], named: Sequence[str]) -> None:
-        self._allowed, self._named = allowed, frozenset(name.lower() for name in named)
+        self._allowed, self._named = allowed, tuple(name.lower() for name in named)
+        # A proxy is resolved in place of the host, and mostly has a private address.
+        proxies = (urlsplit(proxy).hostname or "" for proxy in urllib.request.getproxies().values())
+        self._proxies = frozenset(proxies)
 
     def check(self, url: str) -> None:
         """Raise `AskError` (forbidden_address) for a URL that may not be asked."""
@@ -78,16 +92,21 @@ class AddressGuard:
         host = (parts.hostname or "").lower()
         if parts.scheme not in ("http", "https") or parts.username or parts.password:
             raise AskError(MissingReason.FORBIDDEN_ADDRESS, f"{parts.scheme}: may not be asked")
-        if host not in self._named and not any(
+        is_named = self._is_named(host)
+        if not is_named and not any(
             fnmatch.fnmatchcase(host, glob.lower()) for glob in self._allowed
         ):
             raise AskError(MissingReason.FORBIDDEN_ADDRESS, f"host {host} may not be asked")
-        if self.is_private(host) and host not in self._named:
+        if self.is_private(host) and not is_named:
             raise AskError(MissingReason.FORBIDDEN_ADDRESS, f"address {host} is private")
+
+    def _is_named(self, host: str) -> bool:
+        return any(fnmatch.fnmatchcase(host, glob) for glob in self._named)
 
     def admits(self, host: str, address: str) -> bool:
         """Whether a host name may resolve to an address."""
-        return host.lower() in self._named or not self.is_private(address)
+        host = host.lower()
+        return self._is_named(host) or host in self._proxies or not self.is_private(address)
 
     @staticmethod
     def is_private(address: str) -> bool:

@@ -668,6 +668,75 @@ def test_an_output_that_cannot_be_written_is_refused(release: SampleRelease, out
     assert output in ended.err
 
 
+def test_tasks_and_ledgers_larger_than_a_pipe_do_not_lock(tmp_path: Path) -> None:
+    """Parent and worker both send more than a pipe holds, while neither receives."""
+    folder = tmp_path / "cdn" / "jsonl"
+    folder.mkdir(parents=True)
+    record = {"open_image_input_url": "https://farm1.staticflickr.com/1/1_a_o.jpg"}
+    with open(folder / "sft.jsonl", "w", encoding="utf-8") as file:
+        for n in range(3600):
+            line = {**record, "text": "t" * 300, "output_image": f"images/p/{n}.png"}
+            file.write(json.dumps(line) + "\n")
+    flags = ["--cdn", tmp_path / "cdn", "--open-images-metadata", "none"]
+    flags += ["--input-sources", "flickr", "--mirrors", f"*.staticflickr.com={tmp_path}"]
+    words = ["--workers", "1", "--records-per-shard", "1200", "--concurrency", "1"]
+    ended = pico_banana("convert", "sft", *flags, *words, "--output", tmp_path / "out")
+    assert ended.code == 1
+    assert "examples with missing images: 3,600" in ended.out
+
+
+def test_a_refused_run_changes_nothing(release: SampleRelease, tmp_path: Path) -> None:
+    """The way out that the refusal names must be open."""
+    out = tmp_path / "out"
+    assert convert(release, out, "--limit", "20").code == 0
+    before = digests(out)
+    free = shutil.disk_usage(tmp_path).free
+    line = (release.cdn / "jsonl/sft.jsonl").read_bytes().partition(b"\n")[0]
+    big = tmp_path / "big"
+    (big / "jsonl").mkdir(parents=True)
+    (big / "jsonl/sft.jsonl").write_bytes((line + b"\n") * (free // 1_700_000 + 1000))
+    flags = [*release_flags(release, big), "--output"]
+    ended = pico_banana("convert", "sft", *flags, out, "--overwrite")
+    assert ended.code == 2
+    assert "GB free" in ended.err
+    assert digests(out) == before
+    new = tmp_path / "new"
+    assert pico_banana("convert", "sft", *flags, new).code == 2
+    limited = ("--limit", "3", "--on-missing", "null")
+    assert pico_banana("convert", "sft", *flags, new, *limited).code == 1
+    assert len(rows(new, "sft")) == 3
+
+
+def test_foreign_text_is_harmless_in_card_and_terminal(tmp_path: Path) -> None:
+    release = make_sample_release(tmp_path / "release", sft=4, size=(96, 64))
+    jsonl = release.cdn / "jsonl/sft.jsonl"
+    first, rest = jsonl.read_text(encoding="utf-8").split("\n", 1)
+    kind = "`x`[click](http://evil) <img src=x> | \x1b[31mred \u202e"
+    text = json.dumps({**json.loads(first), "edit_type": kind})
+    jsonl.write_text(f"{text}\n{rest}", encoding="utf-8")
+    out = tmp_path / "out"
+    assert convert(release, out).code == 0
+    card = (out / "README.md").read_text(encoding="utf-8")
+    assert "\\`x\\`\\[click\\](http://evil) \\<img src=x\\> \\|" in card
+    assert pq.read_table(out / "sft")["edit_type"].to_pylist()[0] == kind
+    shown = pico_banana("plan", "sft", *release_flags(release)).out
+    assert "click" in shown
+    for text in (card, shown):
+        assert "\x1b" not in text
+        assert "\u202e" not in text
+
+
+def test_secrets_are_not_shown(release: SampleRelease, tmp_path: Path) -> None:
+    settings = tmp_path / "settings.yaml"
+    for text in ("storage_option: {secret: S3CR3T}", "storage_options: key=S3CR3T"):
+        settings.write_text(text, encoding="utf-8")
+        flags = [*release_flags(release), "--settings", settings, "--output", tmp_path / "out"]
+        ended = pico_banana("convert", "sft", *flags)
+        assert ended.code == 2
+        assert "storage_option" in ended.err
+        assert "S3CR3T" not in ended.err + ended.out
+
+
 def test_five_thousand_of_one_type_are_twenty_files(tmp_path: Path) -> None:
     """Shards are cut after selection; the plan needs no image to be there."""
     folder = tmp_path / "cdn" / "jsonl"

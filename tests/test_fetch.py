@@ -27,6 +27,7 @@ from pico_banana.open_images import Photo
 from pico_banana.records import PUBLISHED_BASE, Record
 from pico_banana.settings import Settings, build_settings
 from pico_banana.sources import ImageRef, Place, Sources
+from pico_banana.transport import AddressGuard, AskError
 from tests import fake_cdn
 from tests.fake_cdn import FakeCDN
 
@@ -346,6 +347,7 @@ def test_a_photo_is_found_in_the_folder(release, server, below):
 
 
 def test_a_photo_that_the_folder_lacks_comes_from_the_bucket(release, server):
+    (release.folder / "photos").mkdir(exist_ok=True)
     found = release.fetch_input(open_images=release.folder / "photos")
     assert (found.way, server.count("/bucket/*")) == ("bucket", 1)
 
@@ -803,3 +805,35 @@ def test_many_images_and_faults(release, server, seed):
     missing = {found.url: found.reason.value for found in results if isinstance(found, Missing)}
     assert Counter(missing.values()).keys() == {"not_found"}
     assert missing.keys() == {refs[number].url for number in absent.intersection(order)}
+
+
+def test_an_image_that_is_published_cut_is_corrupt(release, server):
+    """The same cut bytes twice, each time with their full length: no further try helps."""
+    whole = picture(0)
+    server.fail("*/0.png", forever=fake_cdn.body(whole[: len(whole) // 2], "image/png"))
+    release.edits(1)
+    refs = release.edited("0")
+    (found,) = release.fetch(refs)
+    assert (found.reason, found.tries) == (MissingReason.CORRUPT, 2)
+
+
+def test_a_proxy_may_have_a_private_address(release, server, monkeypatch):
+    """A proxy's name is resolved in place of the host's."""
+    port = server.url.rpartition(":")[2]
+    monkeypatch.setenv("http_proxy", f"http://localhost:{port}")
+    monkeypatch.setenv("no_proxy", "")
+    mirrors = {"ml-site.cdn-apple.com": "http://cdn.example/cdn"}
+    cdn = "https://ml-site.cdn-apple.com"
+    refs = [
+        Sources(release.settings(cdn=cdn, mirrors=mirrors)).edited("images/positive-edit/0.png")
+    ]
+    (found,) = release.fetch(refs, cdn=cdn, mirrors=mirrors)
+    assert found.data == picture(0)
+
+
+def test_a_mirror_may_have_the_host_in_its_own_name(release):
+    settings = release.settings(mirrors={"*.staticflickr.com": "http://{host}.proxy.example/x"})
+    guard = AddressGuard(Sources(settings).allowed_hosts(), Sources(settings).named_hosts())
+    guard.check("http://farm5.staticflickr.com.proxy.example/x/1_a_o.jpg")
+    with pytest.raises(AskError):
+        guard.check("http://farm5.example.proxy.example/x/1_a_o.jpg")

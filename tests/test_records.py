@@ -608,3 +608,10 @@ def test_any_value_in_any_field_gives_a_record_or_a_report(config, changes):
         json.dumps(found._replace(line=None), ensure_ascii=False).encode()
     else:
         assert isinstance(found.reason, BadReason)
+
+
+@pytest.mark.parametrize("path", ["../../etc/hostname", "a/./b.jpg", "%2e%2E/x.jpg", "x/.."])
+def test_an_input_url_stays_below_its_host(path):
+    fields = {**sft(), "open_image_input_url": f"https://farm5.staticflickr.com/{path}"}
+    found = parse("sft", fields)
+    assert found.reason is BadReason.BAD_URL

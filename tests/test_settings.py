@@ -277,7 +277,7 @@ BAD = [
     ("open_images_metadata", "", "must be a URL or a path"),
     ("open_images_metadata", "none", "input_sources=flickr"),
     ("mirrors", "http://host", "must be a valid dictionary"),
-    ("storage_options", 5, "must be a valid dictionary"),
+    ("storage_options", 5, "must be a mapping"),
     ("fetch", [], "must be a mapping"),
 ]
 
