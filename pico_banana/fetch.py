@@ -118,7 +118,7 @@ class _Engine:
     async def _from_place(self, ref: ImageRef, place: Place, ticket: Ticket) -> Fetched | Missing:
         tries = 0
         failures: Counter[MissingReason] = Counter()
-        seen = ""
+        seen: set[str] = set()
         while True:
             tries += 1
             try:
@@ -131,12 +131,12 @@ class _Engine:
                 if place.way == "folder" and reason is MissingReason.NOT_FOUND:
                     self._check_folder()
                     reason = MissingReason.NOT_LISTED
-                if reason is MissingReason.TRUNCATED and seen and seen == error.sha256:
+                if reason is MissingReason.TRUNCATED and error.sha256 in seen:
                     # The same bytes twice, each time whole: it was published like that.
                     return Missing(
                         ref.url, MissingReason.CORRUPT, tries, place.address, error.detail
                     )
-                seen = error.sha256
+                seen |= {error.sha256} - {""}
                 failures[reason] += 1
                 if reason.retries is None:
                     is_last = failures.total() > self._policy.retries

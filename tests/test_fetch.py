@@ -243,8 +243,9 @@ def test_a_known_placeholder_may_come_with_status_200(release, server):
 def test_a_content_length_that_is_always_too_small_cuts_the_image_for_good(release, server):
     server.fail("/cdn/*", forever=fake_cdn.wrong_length(-7))
     (found,) = release.fetch(release.edited(0))
-    # The rest may also be seen as a broken connection, by how much arrives in one piece.
-    assert found.reason in (MissingReason.CORRUPT, MissingReason.CONNECTION)
+    # What comes beyond the length may break the connection first, now and then.
+    broken = (MissingReason.CONNECTION, MissingReason.TRUNCATED)
+    assert found.reason is MissingReason.CORRUPT or found.reason in broken
     assert found.tries == server.count() <= 4
 
 
