@@ -8,10 +8,9 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-import pyarrow as pa
-
 if TYPE_CHECKING:
     import datasets
+    import pyarrow as pa
 
 __all__ = [
     "CONFIGS",
@@ -105,18 +104,21 @@ def columns(config: str, *, images: str = "bytes") -> tuple[Column, ...]:
     )
 
 
-# `datasets` reads image columns only as this struct, in this order, with `binary` (not
-# `large_binary`); anything else loads undecoded.
-IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-_ARROW: dict[Kind, pa.DataType] = {
-    "string": pa.string(),
-    "strings": pa.list_(pa.string()),
-    "int32": pa.int32(),
-    "int32s": pa.list_(pa.int32()),
-    "image": IMAGE,
-    "images": pa.list_(IMAGE),
-    "attribution": pa.struct([(name, pa.string()) for name in ATTRIBUTION_FIELDS]),
-}
+def _arrow_types() -> dict[Kind, pa.DataType]:
+    import pyarrow as pa  # noqa: PLC0415  (half a second, which `--help` need not wait for)
+
+    # `datasets` reads image columns only as this struct, in this order, with `binary` (not
+    # `large_binary`); anything else loads undecoded.
+    image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    return {
+        "string": pa.string(),
+        "strings": pa.list_(pa.string()),
+        "int32": pa.int32(),
+        "int32s": pa.list_(pa.int32()),
+        "image": image,
+        "images": pa.list_(image),
+        "attribution": pa.struct([(name, pa.string()) for name in ATTRIBUTION_FIELDS]),
+    }
 
 
 def _value(dtype: str) -> dict[str, Any]:
@@ -142,10 +144,12 @@ def arrow_schema(config: str, *, images: str = "bytes") -> pa.Schema:
 
     Every version of `datasets` from 2.21 to 5.2 reads Parquet of this schema with no other help.
     """
-    chosen = columns(config, images=images)
+    import pyarrow as pa  # noqa: PLC0415
+
+    types, chosen = _arrow_types(), columns(config, images=images)
     info = {"info": {"features": {column.name: _HUGGINGFACE[column.kind] for column in chosen}}}
     return pa.schema(
-        [(column.name, _ARROW[column.kind]) for column in chosen],
+        [(column.name, types[column.kind]) for column in chosen],
         metadata={"huggingface": json.dumps(info)},
     )
 
