@@ -274,7 +274,8 @@ def _locked(store: Store, config: str) -> Iterator[None]:
         ) from None
     except OSError as error:
         raise OutputError(f"the output {store.root} cannot be written: {error}", path) from None
-    folders = ("", config, ledger.folder)
+    # Not the output's root: another config's convert may be writing the card there.
+    folders = (config, ledger.folder)
     try:
         for folder in folders:
             store.sweep(folder)
@@ -315,7 +316,7 @@ def _check_disk(begun: Sequence[_Begun], store: Store) -> None:
     if not store.is_local or not needed:
         return
     free = shutil.disk_usage(store.path("_ledger")).free
-    # What --overwrite will delete counts as taken: nothing is deleted before this is decided.
+    # Nothing is deleted before this is decided, so what --overwrite frees does not count.
     if needed + _SPARE_BYTES > free:
         raise OutputError(
             f"{store.root} has {free / 1e9:,.1f} GB free, but the plan needs about "

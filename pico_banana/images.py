@@ -55,7 +55,8 @@ class ImageFacts(NamedTuple):
         format: Pillow's name of its format.
         width: in pixels, after its EXIF orientation, as `datasets` decodes it.
         height: likewise.
-        mark: what is unusual though the image decodes ("no_end_marker"), else None.
+        mark: what is unusual though the image decodes ("no_end_marker", "bytes_after_end"), or
+            None.
     """
 
     format: str
