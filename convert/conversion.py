@@ -210,7 +210,7 @@ class _Conversion:
         if unfinished:
             self.shown.say(f"no card: {len(unfinished):,} shards of other configs are not finished")
         else:
-            write_card(self.store, reports)
+            _write_card(self.store, reports)
         is_within = allowed.allows(missing, planned) if allowed else not missing
         return Outcome(reports, len(made), len(kept), missing, is_within)
 
@@ -237,6 +237,16 @@ class _Conversion:
                 if allowed and allowed.is_judged(done) and not allowed.allows(missing, planned):
                     raise TooManyMissingError(missing, allowed.text)
         return made
+
+
+def _write_card(store: Store, reports: Sequence[ConfigReport]) -> None:
+    """Write the card, one convert at a time: those of other configs end here too."""
+    if not store.is_local:
+        write_card(store, reports)
+        return
+    with FileLock(store.path("_ledger/.lock")):
+        store.sweep("")
+        write_card(store, reports)
 
 
 def _check_output(store: Store, settings: ConvertSettings) -> None:
@@ -274,7 +284,7 @@ def _locked(store: Store, config: str) -> Iterator[None]:
         ) from None
     except OSError as error:
         raise OutputError(f"the output {store.root} cannot be written: {error}", path) from None
-    # Not the output's root: another config's convert may be writing the card there.
+    # Not the output's root: another config's convert may be writing the card there (see `_write_card`).
     folders = (config, ledger.folder)
     try:
         for folder in folders:

@@ -241,4 +241,4 @@ class Store:
         """Delete what writes that were killed have left in a folder."""
         for name in self.names(folder):
             if _TEMPORARY.fullmatch(name):
-                self.delete(f"{folder}/{name}")
+                self.delete(f"{folder}/{name}".lstrip("/"))

@@ -170,6 +170,17 @@ def test_killed_in_the_middle_and_continued(
     assert not list(out.glob("**/*.tmp"))
 
 
+def test_what_a_kill_left_of_the_card_is_swept(sound: Path, release: SampleRelease) -> None:
+    left = sound / ".README.md.0123456789abcdef.tmp"
+    left.write_text("half", encoding="utf-8")
+    mine = sound / ".notes.tmp"
+    mine.write_text("mine", encoding="utf-8")
+    assert convert(release, sound, "--records-per-shard", "20").code == 0
+    assert not left.exists()
+    assert mine.exists()
+    mine.unlink()
+
+
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_signals_end_a_run_and_say_how_to_go_on(
     release: SampleRelease, cdn: FakeCDN, tmp_path: Path, sent: signal.Signals, code: int
