@@ -284,7 +284,7 @@ def _locked(store: Store, config: str) -> Iterator[None]:
         ) from None
     except OSError as error:
         raise OutputError(f"the output {store.root} cannot be written: {error}", path) from None
-    # Not the output's root: another config's convert may be writing the card there (see `_write_card`).
+    # Not the output's root, where another config's convert may be writing the card.
     folders = (config, ledger.folder)
     try:
         for folder in folders:
