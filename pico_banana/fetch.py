@@ -20,12 +20,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pico_banana.budgets import Budgets, HostBudgets, LeasedBudgets
 from pico_banana.errors import WorkError
+from pico_banana.guard import AddressGuard
 from pico_banana.images import FlawError, ImageFacts, inspect
-from pico_banana.missing import Missing, MissingReason
+from pico_banana.missing import AskError, Missing, MissingReason
 from pico_banana.room import Room, Ticket
 from pico_banana.settings import FetchPolicy, Settings
 from pico_banana.sources import ImageRef, Place, Sources
-from pico_banana.transport import AddressGuard, AskError, NeedRoomError, Transport
+from pico_banana.transport import NeedRoomError, Transport
 
 if TYPE_CHECKING:
     from typing_extensions import Self

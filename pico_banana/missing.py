@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from typing import NamedTuple
 
-__all__ = ["Missing", "MissingReason"]
+__all__ = ["AskError", "Missing", "MissingReason"]
 
 
 class MissingReason(str, enum.Enum):
@@ -72,3 +72,21 @@ class Missing(NamedTuple):
     tries: int
     address: str | None
     detail: str
+
+
+class AskError(Exception):
+    """One request did not bring the image.
+
+    Attributes:
+        reason: why.
+        detail: what happened, in words.
+        retry_after_s: what the host asked for, or 0.
+        sha256: of the bytes that came, where they came whole and are no whole image.
+    """
+
+    def __init__(
+        self, reason: MissingReason, detail: str, retry_after_s: float = 0, sha256: str = ""
+    ) -> None:
+        super().__init__(detail)
+        self.reason, self.detail = reason, detail
+        self.retry_after_s, self.sha256 = retry_after_s, sha256

@@ -4,28 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import email.utils
-import fnmatch
-import ipaddress
 import os
-import socket
 import time
-import urllib.request
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Executor
-from urllib.parse import urlsplit
 
 import aiohttp
 import fsspec
-from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
 from pico_banana import __version__
 from pico_banana.budgets import Budgets, Outcome, host_of
-from pico_banana.missing import MissingReason
+from pico_banana.guard import AddressGuard, GuardedResolver, PrivateAddressError
+from pico_banana.missing import AskError, MissingReason
 from pico_banana.settings import Settings
 
-__all__ = ["AddressGuard", "AskError", "NeedRoomError", "Transport"]
+__all__ = ["NeedRoomError", "Transport"]
 
 USER_AGENT = f"pico-banana-400k/{__version__}"
 _REDIRECTS = {301, 302, 303, 307, 308}
@@ -42,105 +37,12 @@ Grow = Callable[[int], bool]
 """Asks whether an answer may grow to so many bytes in memory now."""
 
 
-class AskError(Exception):
-    """One request did not bring the image.
-
-    Attributes:
-        reason: why.
-        detail: what happened, in words.
-        retry_after_s: what the host asked for, or 0.
-        sha256: of the bytes that came, where they came whole and are no whole image.
-    """
-
-    def __init__(
-        self, reason: MissingReason, detail: str, retry_after_s: float = 0, sha256: str = ""
-    ) -> None:
-        super().__init__(detail)
-        self.reason, self.detail = reason, detail
-        self.retry_after_s, self.sha256 = retry_after_s, sha256
-
-
 class NeedRoomError(Exception):
     """The answer is larger than the memory that was set aside: ask again with `size_bytes`."""
 
     def __init__(self, size_bytes: int) -> None:
         super().__init__(f"{size_bytes} bytes")
         self.size_bytes = size_bytes
-
-
-class AddressGuard:
-    """Which addresses may be asked: allowed hosts; private ones only where the user named them.
-
-    Args:
-        allowed: globs of host names.
-        named: globs of hosts that the user gave, which may be private or loopback addresses.
-    """
-
-    def __init__(self, allowed: Sequence[str], named: Sequence[str]) -> None:
-        self._allowed, self._named = allowed, tuple(name.lower() for name in named)
-        # A proxy is resolved in place of the host, and mostly has a private address.
-        proxies = (urlsplit(proxy).hostname or "" for proxy in urllib.request.getproxies().values())
-        self._proxies = frozenset(proxies)
-
-    def check(self, url: str) -> None:
-        """Raise `AskError` (forbidden_address) for a URL that may not be asked."""
-        try:
-            parts = urlsplit(url)
-            host_of(url)  # looks at the port
-        except ValueError as error:
-            raise AskError(MissingReason.FORBIDDEN_ADDRESS, f"{url} is no URL: {error}") from None
-        host = (parts.hostname or "").lower()
-        if parts.scheme not in ("http", "https") or parts.username or parts.password:
-            raise AskError(MissingReason.FORBIDDEN_ADDRESS, f"{parts.scheme}: may not be asked")
-        is_named = self._is_named(host)
-        if not is_named and not any(
-            fnmatch.fnmatchcase(host, glob.lower()) for glob in self._allowed
-        ):
-            raise AskError(MissingReason.FORBIDDEN_ADDRESS, f"host {host} may not be asked")
-        if self.is_private(host) and not is_named:
-            raise AskError(MissingReason.FORBIDDEN_ADDRESS, f"address {host} is private")
-
-    def _is_named(self, host: str) -> bool:
-        return any(fnmatch.fnmatchcase(host, glob) for glob in self._named)
-
-    def admits(self, host: str, address: str) -> bool:
-        """Whether a host name may resolve to an address."""
-        host = host.lower()
-        return self._is_named(host) or host in self._proxies or not self.is_private(address)
-
-    @staticmethod
-    def is_private(address: str) -> bool:
-        """Whether a text is the literal of an address that is not on the public internet."""
-        try:
-            parsed = ipaddress.ip_address(address.partition("%")[0])
-        except ValueError:
-            return False
-        if isinstance(parsed, ipaddress.IPv6Address) and parsed.ipv4_mapped is not None:
-            parsed = parsed.ipv4_mapped
-        return not parsed.is_global
-
-
-class _PrivateAddressError(OSError):
-    """A host name resolved to a private address only."""
-
-
-class _GuardedResolver(AbstractResolver):
-    """Resolves names as ever, and leaves out the addresses that the guard does not admit."""
-
-    def __init__(self, guard: AddressGuard) -> None:
-        self._guard, self._resolver = guard, aiohttp.ThreadedResolver()
-
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
-    ) -> list[ResolveResult]:
-        found = await self._resolver.resolve(host, port, family)
-        admitted = [entry for entry in found if self._guard.admits(host, entry["host"])]
-        if found and not admitted:
-            raise _PrivateAddressError(f"{host} resolves to a private address")
-        return admitted
-
-    async def close(self) -> None:
-        await self._resolver.close()
 
 
 class Transport:
@@ -161,7 +63,7 @@ class Transport:
         self._session = aiohttp.ClientSession(
             # The budgets bound connections, not aiohttp.
             connector=aiohttp.TCPConnector(
-                limit=0, resolver=_GuardedResolver(guard), ttl_dns_cache=300
+                limit=0, resolver=GuardedResolver(guard), ttl_dns_cache=300
             ),
             headers={"User-Agent": USER_AGENT, "Accept-Encoding": "identity"},
             timeout=aiohttp.ClientTimeout(
@@ -335,7 +237,7 @@ def _as_ask_error(error: Exception) -> AskError:
     if isinstance(error, aiohttp.ClientPayloadError):
         return AskError(MissingReason.TRUNCATED, said)
     if isinstance(error, aiohttp.ClientConnectorError) and isinstance(
-        error.os_error, _PrivateAddressError
+        error.os_error, PrivateAddressError
     ):
         return AskError(MissingReason.FORBIDDEN_ADDRESS, str(error.os_error))
     if isinstance(error, ValueError):  # yarl's and aiohttp's word for what is no URL

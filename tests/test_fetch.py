@@ -22,12 +22,12 @@ import pytest
 from PIL import Image
 
 from pico_banana.fetch import Fetched, Fetcher
-from pico_banana.missing import Missing, MissingReason
+from pico_banana.guard import AddressGuard
+from pico_banana.missing import AskError, Missing, MissingReason
 from pico_banana.open_images import Photo
 from pico_banana.records import PUBLISHED_BASE, Record
 from pico_banana.settings import Settings, build_settings
 from pico_banana.sources import ImageRef, Place, Sources
-from pico_banana.transport import AddressGuard, AskError
 from tests import fake_cdn
 from tests.fake_cdn import FakeCDN
 
