@@ -127,12 +127,13 @@ class PicoBanana400K(datasets.GeneratorBasedBuilder):  # type: ignore[misc]  # d
             )
         for name in ("data_dir", "data_files"):
             if given.get(name) is not None:
-                raise SettingError(name, given[name], "must be left out; a release is named by cdn")
+                # Values are not shown: they may hold a secret.
+                raise SettingError(name, "…", "must be left out; a release is named by cdn")
         known = {*_ARGUMENTS, *_OF_LIBRARY, "custom_features", "config_id"}
-        for name, value in given.items():
+        for name in given:
             if name not in known:
                 must = f"must be one of the arguments {', '.join(_ARGUMENTS)}"
-                raise SettingError(name, value, must, near(name, _ARGUMENTS))
+                raise SettingError(name, "…", must, near(name, _ARGUMENTS))
         return super()._create_builder_config(config_name, *args, **given)
 
     def _info(self) -> datasets.DatasetInfo:
@@ -170,9 +171,22 @@ class PicoBanana400K(datasets.GeneratorBasedBuilder):  # type: ignore[misc]  # d
     def _generate_examples(
         self, ranges: list[Range], reader: Reader, split: str, *, strict: bool
     ) -> Iterator[tuple[int, dict[str, Any]]]:
+        torch = sys.modules.get("torch.utils.data")
+        worker = torch.get_worker_info() if torch is not None else None
+        if worker is not None and worker.id == 0:
+            self._warn_of_flickr(worker.num_workers)
         missing: Counter[str] = Counter()
         yield from reader.examples(ranges, split, missing, strict=strict)
         self._report(missing)
+
+    def _warn_of_flickr(self, processes: int) -> None:
+        if processes > 1 and "flickr" in self._settings().sources:
+            warnings.warn(
+                f"Flickr is asked from {processes} processes, each at the pace of configs/fetch.yaml:"
+                " together they ask more than it takes, and it bans who asks much. Use one "
+                "process, or `pico-banana convert`, whose workers share one pace",
+                stacklevel=2,
+            )
 
     def _report(self, missing: Counter[str]) -> None:
         """Count what is missing: in a file where several processes load, else in the log."""
@@ -192,6 +206,7 @@ class PicoBanana400K(datasets.GeneratorBasedBuilder):  # type: ignore[misc]  # d
             MissingImageError: an image is missing for a reason that may pass.
         """
         if not self._is_prepared(*args, **given):
+            self._warn_of_flickr(given.get("num_proc") or 1)
             self._estimate()
         with tempfile.TemporaryDirectory(prefix="pico-banana-") as reports:
             self._reports = reports

@@ -13,7 +13,7 @@ from pico_banana.schema import CONFIGS, EDIT_CATEGORIES, EDIT_TYPES, category_of
 
 from .ledger import Ledger, ShardLedger
 from .store import Store
-from .text import printable
+from .text import short
 
 __all__ = ["CARD_NAME", "ConfigReport", "read_reports", "write_card"]
 
@@ -257,7 +257,7 @@ def _cell(value: Any) -> str:
         return f"{value:,}"
     if isinstance(value, _Own):
         return value
-    return re.sub(r"([\\`|<>*_\[\]])", r"\\\1", printable(str(value)))
+    return re.sub(r"([\\`|<>*_\[\]])", r"\\\1", short(str(value)))
 
 
 def _overview(reports: Sequence[ConfigReport]) -> str:

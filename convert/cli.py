@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import io
-import signal
 import sys
 import typing
 from collections.abc import Callable
@@ -36,7 +35,6 @@ out = Console(width=None if sys.stdout.isatty() else 200)
 err = Console(stderr=True)
 
 EXIT_MISSING, EXIT_USAGE = 1, 2
-_INTERRUPTED = {signal.SIGINT: 130, signal.SIGTERM: 143}
 _LISTS = ("input_sources", "edit_types", "edit_categories", "ids", "exclude_ids")
 _FILE_ONLY = ("storage_options", "fetch")
 """Settings that only a file can hold: they are nested, and may be secret."""
@@ -139,6 +137,17 @@ def convert(  # noqa: PLR0913  (a command has the flags that it has)
         bool,
         typer.Option("--overwrite", help="Delete the files that the old plan names, begin anew."),
     ] = False,
+    retry_missing: Annotated[
+        bool,
+        typer.Option(
+            "--retry-missing",
+            help="Try again the missing images of finished shards whose reason may have passed.",
+        ),
+    ] = False,
+    retry_missing_all: Annotated[
+        bool,
+        typer.Option("--retry-missing-all", help="The same, whatever the reason."),
+    ] = False,
     max_missing: Annotated[
         str | None,
         typer.Option(
@@ -158,7 +167,12 @@ def convert(  # noqa: PLR0913  (a command has the flags that it has)
     settings = _settings(arguments, settings_file)
     allowed = MaxMissing.parse(max_missing) if max_missing is not None else None
     store = Store(output, settings.storage_options)
-    options = RunOptions(workers=workers, overwrite=overwrite, max_missing=allowed)
+    options = RunOptions(
+        workers=workers,
+        overwrite=overwrite,
+        max_missing=allowed,
+        retry="all" if retry_missing_all else "transient" if retry_missing else None,
+    )
     outcome = carry_out(_configs(configs), settings, options, store, Shown(err))
     show_outcome(outcome, store.root, out)
     if not outcome.is_within:
@@ -178,19 +192,21 @@ def verify(
     settings_file: SettingsFile = None,
 ) -> None:
     """Check every file against its ledger, and that every record is accounted for."""
-    from .report import counted, show_accounts  # noqa: PLC0415
+    from .report import counted, show_accounts, show_runs  # noqa: PLC0415
     from .store import Store  # noqa: PLC0415
     from .verify import verify as find_faults  # noqa: PLC0415
 
     if check not in ("header", "decode"):
         raise SettingError("check", check, "must be header or decode")
     options = read_settings_file(settings_file).get("storage_options") if settings_file else None
-    accounts, faults = find_faults(Store(output, options), decode=check == "decode")
+    store = Store(output, options)
+    accounts, faults = find_faults(store, decode=check == "decode")
     found = 0
     for fault in faults:
         out.print(printable(fault), markup=False, highlight=False, soft_wrap=True)
         found += 1
     show_accounts(accounts, out)
+    show_runs(store, out)
     if found:
         err.print(f"{counted(found, 'fault')} found", highlight=False)
         raise typer.Exit(EXIT_MISSING)
@@ -273,33 +289,13 @@ def _mirror(text: str) -> tuple[str, str]:
     return glob, base
 
 
-class _InterruptedError(BaseException):
-    """A signal came. No KeyboardInterrupt: the command line's library has its own end for that."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(number)
-        self.number = signal.Signals(number)
-
-
-def _interrupt(number: int, _frame: Any) -> None:
-    raise _InterruptedError(number)
-
-
 def main() -> None:
-    """Run the command line; the exit codes are the design's: 0, 1, 2, 130, 143."""
+    """Run the command line; the exit codes are 0, 1 and 2. Signals are `__main__`'s business."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # edit types have arrows, which ASCII has not
-    for number in _INTERRUPTED:
-        signal.signal(number, _interrupt)
     try:
         app()
     except PicoBananaError as error:
         err.print(f"error: {printable(str(error))}", markup=False, highlight=False, soft_wrap=True)
         sys.exit(EXIT_USAGE if isinstance(error, UsageError) else EXIT_MISSING)
-    except _InterruptedError as interrupted:
-        err.print(
-            "interrupted: finished shards are kept; run the same command again to continue",
-            highlight=False,
-        )
-        sys.exit(_INTERRUPTED[interrupted.number])

@@ -31,7 +31,9 @@ from .ledger import Ledger, ShardLedger
 from .options import ConvertSettings, RunOptions
 from .plan import Plan, ShardTask, differences, make_plan
 from .progress import Shown
+from .retry import Retry, retries_of, told
 from .runners import LocalRunner
+from .runs import RUNS_FOLDER, recorded
 from .store import Store
 
 __all__ = ["Outcome", "convert", "plan_configs"]
@@ -109,18 +111,30 @@ def convert(
             raise UsageError(f"nothing is selected ({counts}); ask for more, or see `plan`")
         conversion = _Conversion(settings, options, store, shown, index)
         begun = [conversion.compared(plan) for plan in plans]
-        _check_disk(begun, store)
+        _check_disk(begun, store, options.workers)
         conversion.begin(begun)
         shown.plans([one.plan for one in begun], kept=sum(len(one.finished) for one in begun))
+        if options.retry:
+            retries = [retry for one in begun for retry in one.retries.values()]
+            shown.say(told(retries, options.retry))
         return conversion.run(begun)
 
 
 @dataclass
 class _Begun:
-    """A plan that the output agrees with, and the ledgers of its shards that are finished."""
+    """A plan that the output agrees with, and what is there of its shards.
+
+    Attributes:
+        plan: the plan.
+        finished: the ledgers of shards that are finished, and stay as they are.
+        retries: by shard, what is tried again of those that are finished, and made anew.
+        unsettled: ledgers of finished shards whose files carry another one besides.
+    """
 
     plan: Plan
-    finished: list[ShardLedger]
+    finished: list[ShardLedger] = field(default_factory=list)
+    retries: dict[str, Retry] = field(default_factory=dict)
+    unsettled: list[ShardLedger] = field(default_factory=list)
 
     @property
     def left(self) -> set[str]:
@@ -130,6 +144,17 @@ class _Begun:
     def records_left(self) -> int:
         left = self.left
         return sum(len(shard) for shard in self.plan.shards if shard.name in left)
+
+    def needed_bytes(self, workers: int) -> int:
+        """About how much is still to be written, beyond what old files give back."""
+        if not self.plan.records:
+            return 0
+        retried = sum(len(shard) for shard in self.plan.shards if shard.name in self.retries)
+        # A shard that is made anew grows by what was missing; its old file goes when it is whole.
+        growing = sum(len(retry.ledger.missing) for retry in self.retries.values())
+        records = self.records_left - retried + growing
+        sizes = sorted((retry.ledger.size_bytes for retry in self.retries.values()), reverse=True)
+        return int(self.plan.estimated_bytes * records / self.plan.records) + sum(sizes[:workers])
 
 
 @dataclass
@@ -143,20 +168,30 @@ class _Conversion:
     def compared(self, plan: Plan) -> _Begun:
         """Compare a plan with the one that is there, and see what is finished; changes nothing."""
         if self.options.overwrite:
-            return _Begun(plan, [])
-        old = Ledger(self.store, plan.config).read_plan()
+            return _Begun(plan)
+        ledger = Ledger(self.store, plan.config)
+        old = ledger.read_plan()
         if old is not None:
             plan = self._agreed(plan, old)
-        return _Begun(plan, _finished(plan, self.store))
+        finished = _finished(plan, ledger, self.store)
+        retries = retries_of(finished, self.options.retry)
+        return _Begun(
+            plan,
+            [one for one in finished if one.shard not in retries],
+            retries,
+            [one for one in finished if one.shard in ledger.unsettled],
+        )
 
     def begin(self, begun: Sequence[_Begun]) -> None:
-        """Delete what is to be overwritten, and write the plans."""
+        """Delete what is to be overwritten, write the plans, and settle ledgers."""
         for one in begun:
             ledger = Ledger(self.store, one.plan.config)
-            if self.options.overwrite:
-                ledger.delete_all()
             try:
+                if self.options.overwrite:
+                    ledger.delete_all()
                 ledger.write_plan(one.plan.to_json())
+                for unsettled in one.unsettled:
+                    ledger.write_shard(unsettled)
             except WriteError as error:
                 raise OutputError(str(error), error.path) from None
 
@@ -207,6 +242,12 @@ class _Conversion:
                 f"{lost[0]} of {self.store.root} is gone after it was written ({len(lost)} in "
                 "all); run the same command again to have it made"
             )
+        known = {report.config for report in reports}
+        if gone := [one.plan.config for one in begun if one.plan.config not in known]:
+            raise WorkError(
+                f"{self.store.root} was deleted after it was written: it has no plan of {gone[0]} "
+                "any more; bring it back, or run the same command again to begin anew"
+            )
         if unfinished:
             self.shown.say(f"no card: {len(unfinished):,} shards of other configs are not finished")
         else:
@@ -216,20 +257,24 @@ class _Conversion:
 
     def _carry_out(self, begun: Sequence[_Begun]) -> list[ShardLedger]:
         tasks: Iterator[ShardTask] = itertools.chain.from_iterable(
-            one.plan.tasks(one.left, self.index) for one in begun
+            one.plan.tasks(one.left, self.index, one.retries) for one in begun
         )
         planned = sum(one.plan.records for one in begun)
         before = planned - sum(one.records_left for one in begun)
         missing_before = sum(len(ledger.missing) for one in begun for ledger in one.finished)
         workers = min(self.options.workers, sum(len(one.left) for one in begun))
         made: list[ShardLedger] = []
+        self.store.make_folder(RUNS_FOLDER)
         with (
-            LocalRunner(self.settings, self.store, workers) as runner,
+            recorded(self.store, self.shown, [one.plan.config for one in begun], workers) as run,
+            LocalRunner(self.settings, self.store, workers, self.shown.say) as runner,
             self.shown.examples_bar(planned, before, missing_before) as update,
         ):
+            run.traffic = runner.traffic
             for ledger in runner.run(tasks):
                 if ledger is not None:
                     made.append(ledger)
+                    run.made += 1
                 counts = runner.counts
                 update(counts)
                 done, missing = before + counts.records, missing_before + counts.examples_missing
@@ -244,9 +289,15 @@ def _write_card(store: Store, reports: Sequence[ConfigReport]) -> None:
     if not store.is_local:
         write_card(store, reports)
         return
-    with FileLock(store.path("_ledger/.lock")):
-        store.sweep("")
-        write_card(store, reports)
+    path = store.path("_ledger/.lock")
+    try:
+        with FileLock(path):
+            store.sweep("")
+            write_card(store, reports)
+    except OSError as error:
+        raise WriteError(
+            f"{path} cannot be written: {error}; mend it and run the same command again", path
+        ) from None
 
 
 def _check_output(store: Store, settings: ConvertSettings) -> None:
@@ -304,8 +355,7 @@ def _sha256(path: str) -> str:
     return digest.hexdigest()
 
 
-def _finished(plan: Plan, store: Store) -> list[ShardLedger]:
-    ledger = Ledger(store, plan.config)
+def _finished(plan: Plan, ledger: Ledger, store: Store) -> list[ShardLedger]:
     # One listing tells which are there at all: a look at each of 1,000 files takes long on S3.
     present = set(store.names(ledger.folder))
     found = [
@@ -316,16 +366,15 @@ def _finished(plan: Plan, store: Store) -> list[ShardLedger]:
     return [one for one in found if one is not None]
 
 
-def _check_disk(begun: Sequence[_Begun], store: Store) -> None:
+def _check_disk(begun: Sequence[_Begun], store: Store, workers: int) -> None:
     """Refuse a local disk that is too small for what is left to write."""
-    needed = sum(
-        int(one.plan.estimated_bytes * one.records_left / one.plan.records)
-        for one in begun
-        if one.plan.records
-    )
+    needed = sum(one.needed_bytes(workers) for one in begun)
     if not store.is_local or not needed:
         return
-    free = shutil.disk_usage(store.path("_ledger")).free
+    try:
+        free = shutil.disk_usage(store.path("_ledger")).free
+    except OSError as error:
+        raise OutputError(f"the output {store.root} is gone: {error}", store.root) from None
     # Nothing is deleted before this is decided, so what --overwrite frees does not count.
     if needed + _SPARE_BYTES > free:
         raise OutputError(

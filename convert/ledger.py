@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -11,9 +12,18 @@ from pico_banana.errors import OutputError
 
 from .store import Store, dump_json
 
-__all__ = ["LEDGER_FORMAT", "Ledger", "MissingEntry", "ShardLedger", "Stretches", "stretches"]
+__all__ = [
+    "LEDGER_FORMAT",
+    "Ledger",
+    "MissingEntry",
+    "ShardLedger",
+    "Stretches",
+    "numbers_of",
+    "stretches",
+]
 
 LEDGER_FORMAT = 1
+_BLOCK_BYTES = 8 * 1024 * 1024
 _PLAN_KEYS = ("settings", "jsonl", "lines", "blank", "bad", "filtered", "left_out", "shards")
 
 Stretches = list[list[int]]
@@ -93,10 +103,16 @@ class ShardLedger:
 
 
 class Ledger:
-    """The ledgers of one config in an output."""
+    """The ledgers of one config in an output.
+
+    Attributes:
+        config: whose they are.
+        unsettled: shards, of those read so far, whose ledger carries the next one besides.
+    """
 
     def __init__(self, store: Store, config: str) -> None:
         self._store, self.config = store, config
+        self.unsettled: set[str] = set()
 
     @property
     def folder(self) -> str:
@@ -144,27 +160,72 @@ class Ledger:
             self._store.delete(self.ledger_name(shard["name"]))
 
     def write_plan(self, plan: dict[str, Any]) -> None:
-        """Write plan.json."""
+        """Write plan.json, and make the folders for what follows it."""
+        for folder in (self.folder, self.config):
+            self._store.make_folder(folder)
         self._store.write(f"{self.folder}/plan.json", dump_json(plan))
 
     def read_shard(self, shard: str) -> ShardLedger | None:
-        """Return a shard's ledger, None where there is none; `OutputError` for a broken one."""
+        """Return a shard's ledger, None where there is none; `OutputError` for a broken one.
+
+        Of a ledger and the next one that it carries: the one that the Parquet file fits.
+        """
         name = self.ledger_name(shard)
         value = self._store.read_json(name)
         if value is None:
             return None
         try:
-            return ShardLedger.from_json(value)
+            carried = value.pop("next", None)
+            ledger = ShardLedger.from_json(value)
+            following = None if carried is None else ShardLedger.from_json(carried)
         except (TypeError, KeyError, AttributeError):
             raise OutputError(
                 f"{self._store.path(name)} is no ledger of this version; delete it to have the "
                 "shard made again",
                 self._store.path(name),
             ) from None
+        if following is None:
+            return ledger
+        self.unsettled.add(shard)
+        return self._fitting(ledger, following)
+
+    def _fitting(self, ledger: ShardLedger, following: ShardLedger) -> ShardLedger:
+        """The ledger that the Parquet file is of; of two that say the same of it, the newer."""
+        if ledger.size_bytes != following.size_bytes:
+            size = self._store.size_bytes(self.parquet_name(ledger.shard))
+            return following if size == following.size_bytes else ledger
+        if ledger.sha256 == following.sha256 or self.is_intact(following):
+            return following
+        return ledger
+
+    def is_intact(self, ledger: ShardLedger) -> bool:
+        """Return whether a shard's Parquet file has the ledger's sha256; reads all of it.
+
+        Raises:
+            OutputError: the file is there, but cannot be read.
+        """
+        name = self.parquet_name(ledger.shard)
+        digest = hashlib.sha256()
+        try:
+            with self._store.reading(name) as file:
+                while block := file.read(_BLOCK_BYTES):
+                    digest.update(block)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        return digest.hexdigest() == ledger.sha256
 
     def write_shard(self, ledger: ShardLedger) -> None:
         """Write a shard's ledger; its Parquet file must be there already."""
         self._store.write(self.ledger_name(ledger.shard), dump_json(dataclasses.asdict(ledger)))
+
+    def write_next(self, ledger: ShardLedger, following: ShardLedger) -> None:
+        """Write a shard's ledger once more, carrying the one that comes next.
+
+        Written just before another Parquet file takes the place of the shard's: whichever of the
+        two is there after a kill, its ledger is there too.
+        """
+        value = {**dataclasses.asdict(ledger), "next": dataclasses.asdict(following)}
+        self._store.write(self.ledger_name(ledger.shard), dump_json(value))
 
     def finished(self, shard: str, digest: str) -> ShardLedger | None:
         """Return a shard's ledger if it is finished: ledger, digest and Parquet agree."""

@@ -12,10 +12,13 @@ from pico_banana.errors import SettingError
 from pico_banana.schema import SCHEMA_VERSION
 from pico_banana.settings import Settings
 
-__all__ = ["ConvertSettings", "MaxMissing", "RunOptions"]
+__all__ = ["ConvertSettings", "MaxMissing", "RetryScope", "RunOptions"]
 
 ROW_GROUP_BYTES = 64 * 1024 * 1024
 """Most image bytes of one row group; the Hub's viewer reads groups of up to about 286 MiB."""
+
+RetryScope = Literal["transient", "all"]
+"""Which missing images are tried again: those of transient reasons, or all."""
 
 
 class ConvertSettings(Settings):
@@ -97,8 +100,25 @@ class RunOptions:
         workers: how many processes.
         overwrite: delete the files that the old plan names, and begin anew.
         max_missing: stop early beyond it; None never stops early.
+        retry: which missing images of finished shards are tried again; None leaves such shards
+            as they are.
+
+    Raises:
+        SettingError: options that contradict each other.
     """
 
     workers: int = 2
     overwrite: bool = False
     max_missing: MaxMissing | None = None
+    retry: RetryScope | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what contradicts itself."""
+        if self.overwrite and self.retry:
+            raise SettingError(
+                "retry_missing",
+                self.retry,
+                "must be left out with overwrite, which deletes the shards that have something "
+                "to be tried again",
+                "; use one of the two",
+            )

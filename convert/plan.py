@@ -5,11 +5,12 @@ A plan reads the JSONL once, looks photos up in the index, and touches no image.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import itertools
 from array import array
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
@@ -24,6 +25,7 @@ from pico_banana.selection import SPLITS, Selection
 
 from .ledger import LEDGER_FORMAT, stretches
 from .options import ConvertSettings
+from .retry import Retry
 
 __all__ = ["Plan", "PlannedShard", "ShardDigest", "ShardTask", "differences", "make_plan"]
 
@@ -79,7 +81,10 @@ class PlannedShard:
 
 @dataclass(frozen=True)
 class ShardTask:
-    """All that a worker needs to carry out one shard, wherever it runs."""
+    """All that a worker needs to carry out one shard, wherever it runs.
+
+    `retry` is what is tried again of a shard that was finished before, None for any other.
+    """
 
     config: str
     shard: str
@@ -87,6 +92,7 @@ class ShardTask:
     lines: list[Line]
     photos: list[Photo | None]
     resolved: dict[str, str]
+    retry: Retry | None = None
 
 
 @dataclass
@@ -161,12 +167,21 @@ class Plan:
             ],
         }
 
-    def tasks(self, names: set[str], index: Index | None) -> Iterator[ShardTask]:
-        """Yield the tasks of the named shards, in the plan's order; lines are read as it goes."""
+    def tasks(
+        self, names: set[str], index: Index | None, retries: Mapping[str, Retry]
+    ) -> Iterator[ShardTask]:
+        """Yield the tasks of the named shards, in the plan's order; lines are read as it goes.
+
+        Args:
+            names: which shards.
+            index: Open Images' image list, None without one.
+            retries: by shard, what is tried again of those that were finished before.
+        """
         with open(self.jsonl, "rb") as file:
             for shard in self.shards:
                 if shard.name in names:
-                    yield self._task(shard, file, index)
+                    task = self._task(shard, file, index)
+                    yield dataclasses.replace(task, retry=retries.get(shard.name))
 
     def _task(self, shard: PlannedShard, file: BinaryIO, index: Index | None) -> ShardTask:
         places = zip(shard.offsets, shard.numbers, strict=True)

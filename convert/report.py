@@ -10,15 +10,18 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from pico_banana.missing import MissingReason
 from pico_banana.schema import category_of
 
 from .conversion import Outcome
 from .options import ConvertSettings
 from .plan import Plan
-from .text import printable
+from .runs import read_traffic, traffic_tables
+from .store import Store
+from .text import printable, short
 from .verify import Accounts
 
-__all__ = ["counted", "show_accounts", "show_outcome", "show_plan"]
+__all__ = ["counted", "show_accounts", "show_outcome", "show_plan", "show_runs"]
 
 _SHOWN_BAD = 10
 
@@ -73,7 +76,7 @@ def _edit_types(plan: Plan) -> Table:
     table = Table("edit type", "category", box=None, pad_edge=False)
     table.add_column("records", justify="right")
     for kind, count in plan.edit_types.most_common():
-        name = escape(printable(kind)) if kind is not None else "(none stated)"
+        name = escape(short(kind)) if kind is not None else "(none stated)"
         table.add_row(name, category_of(kind) or "-", f"{count:,}")
     return table
 
@@ -95,6 +98,11 @@ def show_outcome(outcome: Outcome, root: str, console: Console) -> None:
     for reason, count in reasons.most_common():
         is_are = "is" if count == 1 else "are"
         console.print(f"missing: {counted(count, 'image')} {is_are} {reason}", highlight=False)
+    if any(reason.is_transient and reasons[reason.value] for reason in MissingReason):
+        console.print(
+            "some of them may be had later: the same command with --retry-missing tries again",
+            highlight=False,
+        )
     if outcome.missing:
         console.print(
             f"examples with missing images: {outcome.missing:,}; _ledger/ lists each with its URL "
@@ -121,3 +129,14 @@ def show_accounts(accounts: Sequence[Accounts], console: Console) -> None:
     for account in accounts:
         table.add_row(account.config, *[f"{getattr(account, name):,}" for name in names])
     console.print(table)
+
+
+def show_runs(store: Store, console: Console) -> None:
+    """Show what hosts were asked and gave in all runs that wrote to an output."""
+    traffic, runs, broken = read_traffic(store)
+    for name in broken:
+        console.print(printable(f"{name}: no report of a run of this version"), highlight=False)
+    if traffic:
+        console.print(f"\nasked in {counted(runs, 'run')}:", highlight=False)
+    for table in traffic_tables(traffic):
+        console.print(table)

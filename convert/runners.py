@@ -8,21 +8,25 @@ import os
 import queue
 import signal
 import threading
+import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import TYPE_CHECKING, Any
 
-from pico_banana.budgets import LeaseServer
 from pico_banana.errors import WorkError
 from pico_banana.fetch import Fetcher
+from pico_banana.leases import LeaseServer
+from pico_banana.traffic import Traffic
 
 from .ledger import ShardLedger
 from .options import ConvertSettings
 from .plan import ShardTask
 from .shards import ShardWriter
+from .signals import SignalError, catch, check, die_of, held, let_go
 from .store import Store
 
 if TYPE_CHECKING:
@@ -33,6 +37,7 @@ __all__ = ["Counts", "LocalRunner"]
 _TICK_S = 0.25
 _TASKS_AHEAD = 2  # the one that is carried out, and the next, whose images are fetched meanwhile
 _PATIENCE_S = 4
+_LEAVE_S = 3  # for all workers together to drop what is half written: a run ends within 5 seconds
 _FIELDS = ("rows", "examples_missing", "records", "images", "size_bytes", "images_missing")
 
 
@@ -64,11 +69,15 @@ class LocalRunner:
         settings: as planned.
         store: the output.
         workers: how many processes.
+        say: told what a person should know; of a host, in a thread of its own.
     """
 
-    def __init__(self, settings: ConvertSettings, store: Store, workers: int) -> None:
+    def __init__(
+        self, settings: ConvertSettings, store: Store, workers: int, say: Callable[[str], None]
+    ) -> None:
         self._settings, self._store, self._count = settings, store, workers
-        self._leases = LeaseServer(settings.fetch.hosts)
+        self._say = say
+        self._leases = LeaseServer(settings.fetch, say)
         # Spawned, not forked: the parent has threads. A fork would copy their locks.
         self._context = multiprocessing.get_context("spawn")
         self._counts = self._context.RawArray("q", workers * len(_FIELDS))
@@ -81,15 +90,23 @@ class LocalRunner:
 
     def __exit__(self, *_: object) -> None:
         """End the workers; what they have not finished leaves no file under its final name."""
-        for worker in self._workers:
-            worker.connection.close()
-            worker.process.terminate()
-        for worker in self._workers:
-            worker.process.join(_PATIENCE_S)
-            if worker.process.is_alive():
+        try:
+            for worker in self._workers:
+                worker.process.terminate()
+                worker.connection.close()
+            deadline_s = time.monotonic() + _LEAVE_S
+            for worker in self._workers:
+                worker.process.join(max(0, deadline_s - time.monotonic()))
                 worker.process.kill()
+            for worker in self._workers:
                 worker.process.join()
-        self._leases.__exit__()
+        finally:
+            self._leases.__exit__()
+
+    @property
+    def traffic(self) -> Traffic:
+        """What the hosts were asked; complete once the runner has ended."""
+        return self._leases.traffic
 
     @property
     def counts(self) -> Counts:
@@ -106,6 +123,7 @@ class LocalRunner:
         """
         waiting = True
         while waiting or any(worker.tasks for worker in self._workers):
+            check()
             while waiting and (worker := self._free()) is not None:
                 task = next(tasks, None)
                 waiting = task is not None
@@ -138,15 +156,17 @@ class LocalRunner:
             name=f"pico-banana-worker-{len(self._workers)}",
             daemon=True,
         )
+        resource_tracker.ensure_running()  # the first start would else lift the mask below
         # The terminal sends SIGINT to all; a worker's mask is inherited, and the parent acts.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        process.start()
+        with held():  # a worker that gets half of what it needs complains aloud
+            process.start()
+            self._workers.append(_Worker(process, ours))
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         theirs.close()
-        self._workers.append(_Worker(process, ours))
         return self._workers[-1]
 
-    def _receive(self, worker: _Worker) -> ShardLedger:
+    def _receive(self, worker: _Worker) -> ShardLedger | None:
         try:
             report = worker.connection.recv()
         except (EOFError, ConnectionError):
@@ -157,9 +177,12 @@ class LocalRunner:
                 f"a worker process ended {how}, perhaps for want of memory (fewer --workers need "
                 "less); finished shards are kept, run the same command again to continue"
             ) from None
-        worker.tasks -= 1
         if isinstance(report, BaseException):
             raise report
+        if isinstance(report, str):
+            self._say(report)
+            return None
+        worker.tasks -= 1
         assert isinstance(report, ShardLedger)
         return report
 
@@ -172,42 +195,57 @@ def _work(
     counts: Any,
     place: int,
 ) -> None:
-    """Carry out the tasks that come over the connection, in a process of its own."""
-    warnings.filterwarnings("ignore", module=r"PIL\.")  # odd EXIF, thousands of times
-    _end_with_parent()
-    begin = place * len(_FIELDS)
+    """Be a worker's process; asked to end, drop what is half written and end."""
+    try:
+        catch((signal.SIGTERM, signal.SIGHUP))
+        warnings.filterwarnings("ignore", module=r"PIL\.")  # odd EXIF, thousands of times
+        _end_with_parent()
+        begin = place * len(_FIELDS)
+        with Fetcher(settings, decode=settings.check == "decode", leases=leases) as fetcher:
 
-    with Fetcher(settings, decode=settings.check == "decode", leases=leases) as fetcher:
+            def seen(has_row: bool, is_missing: bool) -> None:
+                check()
+                tally = fetcher.tally
+                counts[begin] += has_row
+                counts[begin + 1] += is_missing
+                counts[begin + 2] += 1
+                counts[begin + 3] = tally.images
+                counts[begin + 4] = tally.size_bytes
+                counts[begin + 5] = tally.missing
 
-        def seen(has_row: bool, is_missing: bool) -> None:
-            tally = fetcher.tally
-            counts[begin] += has_row
-            counts[begin + 1] += is_missing
-            counts[begin + 2] += 1
-            counts[begin + 3] = tally.images
-            counts[begin + 4] = tally.size_bytes
-            counts[begin + 5] = tally.missing
+            writer = ShardWriter(settings, store, fetcher, seen, connection.send)
+            _carry_out(connection, writer)
+            let_go()
+        # Everything is reported. Python's own end would only take time, for each worker.
+        os._exit(0)
+    except SignalError as ended:
+        die_of(ended.number)
 
-        pending = 0
-        waiting = _receiving(connection)
 
-        def tasks() -> Iterator[ShardTask | None]:
-            nonlocal pending
-            while True:
-                if pending and waiting.empty():
-                    yield None
-                    continue
-                task = waiting.get()
-                if task is None:
-                    return
-                pending += 1
-                yield task
+def _carry_out(connection: Connection, writer: ShardWriter) -> None:
+    """Carry out the tasks that come over the connection, and report over it."""
+    pending = 0
+    waiting = _receiving(connection)
 
-        try:
-            for ledger in ShardWriter(settings, store, fetcher, seen).carry_out(tasks()):
-                pending -= 1
-                connection.send(ledger)
-        except Exception as error:  # noqa: BLE001  (the edge of a shard: the parent raises it)
+    def tasks() -> Iterator[ShardTask | None]:
+        nonlocal pending
+        while True:
+            if pending and waiting.empty():
+                yield None
+                continue
+            task = waiting.get()
+            if task is None:
+                return
+            pending += 1
+            yield task
+
+    try:
+        for ledger in writer.carry_out(tasks()):
+            pending -= 1
+            connection.send(ledger)
+    except Exception as error:  # noqa: BLE001  (the edge of a shard: the parent raises it)
+        let_go()
+        with contextlib.suppress(ConnectionError):  # the parent is ending, and listens no more
             connection.send(error)
 
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
 import pyarrow as pa
 
 from pico_banana import __version__
-from pico_banana.errors import WorkError
+from pico_banana.errors import OutputError, WorkError
 from pico_banana.examples import Example, image_refs, make_example
 from pico_banana.fetch import Fetched, Fetcher
 from pico_banana.missing import Missing
+from pico_banana.open_images import Photo
 from pico_banana.records import Line, Record, parse_line
 from pico_banana.sources import ImageRef, Sources
 
@@ -21,11 +24,37 @@ from .ledger import Ledger, MissingEntry, ShardLedger, stretches
 from .options import ConvertSettings
 from .parquet import ParquetFile
 from .plan import ShardDigest, ShardTask
+from .retry import OldShard
 from .store import Store
 
 __all__ = ["ShardWriter"]
 
 Found = list[Fetched | Missing]
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """A shard whose images are under way: its records, their images, and what it was before."""
+
+    task: ShardTask
+    records: list[Record]
+    refs: list[list[ImageRef]]
+    old: OldShard | None
+
+    def to_fetch(self) -> list[list[ImageRef]]:
+        """The images of each record that are to be fetched."""
+        old = self.old
+        if old is None:
+            return self.refs
+        parts = zip(self.task.lines, self.records, self.refs, strict=True)
+        return [old.to_fetch(line.number or 0, record, refs) for line, record, refs in parts]
+
+    def found(self, first: Found, results: Iterator[Found]) -> Iterator[Found]:
+        """What was found of each record's images: fetched, or taken from the old file."""
+        parts = zip(self.task.lines, self.records, self.refs, strict=True)
+        for place, (line, record, refs) in enumerate(parts):
+            came = next(results) if place else first
+            yield self.old.found(line.number or 0, record, refs, came) if self.old else came
 
 
 class ShardWriter:
@@ -36,6 +65,7 @@ class ShardWriter:
         store: the output.
         fetcher: fetches the images.
         seen: told after each record whether it has a row, and whether an image is missing.
+        say: told what a person should know.
     """
 
     def __init__(
@@ -44,8 +74,10 @@ class ShardWriter:
         store: Store,
         fetcher: Fetcher,
         seen: Callable[[bool, bool], None],
+        say: Callable[[str], None],
     ) -> None:
-        self._settings, self._store, self._fetcher, self._seen = settings, store, fetcher, seen
+        self._settings, self._store, self._fetcher = settings, store, fetcher
+        self._seen, self._say = seen, say
         self._sources = Sources(settings)
 
     def carry_out(self, tasks: Iterable[ShardTask | None]) -> Iterator[ShardLedger]:
@@ -56,24 +88,45 @@ class ShardWriter:
         Raises:
             WriteError: the output cannot be written.
             MissingImageError: an image is missing and must not be.
+            WorkError: the old file of a shard that is made anew cannot be read.
         """
-        begun: deque[tuple[ShardTask, list[Record]]] = deque()
+        begun: deque[_Begun] = deque()
 
         def batches() -> Iterator[Sequence[Sequence[ImageRef]] | None]:
             for task in tasks:
                 if task is None:
                     yield None
                     continue
-                records = self._records(task)
-                begun.append((task, records))
-                pairs = zip(records, task.photos, strict=True)
+                begun.append(self._begin(task))
                 # A shard that exclude_ids emptied still has its turn.
-                yield [image_refs(*pair, self._sources) for pair in pairs] or [[]]
+                yield begun[-1].to_fetch() or [[]]
 
         results = self._fetcher.in_order(batches())
         for first in results:
-            task, records = begun.popleft()
-            yield self._write(task, records, first, results)
+            yield self._write(begun.popleft(), first, results)
+
+    def _begin(self, task: ShardTask) -> _Begun:
+        records = self._records(task)
+        pairs = zip(records, task.photos, strict=True)
+        refs = [image_refs(*pair, self._sources) for pair in pairs]
+        return _Begun(task, records, refs, self._old(task))
+
+    def _old(self, task: ShardTask) -> OldShard | None:
+        """What a shard that is made anew keeps of its old file; nothing of one that is damaged."""
+        if task.retry is None:
+            return None
+        ledger = Ledger(self._store, task.config)
+        try:
+            if ledger.is_intact(task.retry.ledger):
+                return OldShard(self._store, task.config, task.retry)
+        except OutputError as error:
+            raise WorkError(str(error)) from error
+        self._say(
+            f"{self._store.path(ledger.parquet_name(task.shard))} must have the sha256 of its "
+            "ledger to be built on, but it was changed or is damaged; all its images are fetched "
+            "anew"
+        )
+        return None
 
     def _records(self, task: ShardTask) -> list[Record]:
         """Parse a task's lines again; they must be what the plan saw."""
@@ -91,27 +144,33 @@ class ShardWriter:
             )
         return records
 
-    def _write(
-        self, task: ShardTask, records: list[Record], first: Found, results: Iterator[Found]
-    ) -> ShardLedger:
-        account = _Account()
+    def _write(self, shard: _Begun, first: Found, results: Iterator[Found]) -> ShardLedger:
+        task, account = shard.task, _Account()
         ledger = Ledger(self._store, task.config)
-        with (
-            self._store.writing(ledger.parquet_name(task.shard)) as file,
-            ParquetFile(file, task.config, self._settings.images) as parquet,
-        ):
-            for place, record in enumerate(records):
-                found = next(results) if place else first
-                example = make_example(
-                    task.config, record, task.photos[place], found, self._settings.on_missing
-                )
-                if example.row is not None:
-                    parquet.add(example.row)
-                account.add(task.lines[place], record, example, found)
-                self._seen(example.row is not None, bool(example.missing))
-        made = account.ledger(task, parquet.rows, file.size_bytes, file.sha256)
+        with self._store.writing(ledger.parquet_name(task.shard)) as file:
+            with (
+                ParquetFile(file, task.config, self._settings.images) as parquet,
+                shard.old or contextlib.nullcontext(),
+            ):
+                self._add(shard, shard.found(first, results), parquet, account)
+            made = account.ledger(task, parquet.rows, file.size_bytes, file.sha256)
+            if task.retry is not None:
+                ledger.write_next(task.retry.ledger, made)
         ledger.write_shard(made)
         return made
+
+    def _add(
+        self, shard: _Begun, founds: Iterator[Found], parquet: ParquetFile, account: _Account
+    ) -> None:
+        """Add a shard's examples to its Parquet file and its account."""
+        task = shard.task
+        parts = zip(task.lines, shard.records, task.photos, founds, strict=True)
+        for line, record, photo, found in parts:
+            example = make_example(task.config, record, photo, found, self._settings.on_missing)
+            if example.row is not None:
+                parquet.add(example.row)
+            account.add(line, record, photo, example, found)
+            self._seen(example.row is not None, bool(example.missing))
 
 
 class _Account:
@@ -126,7 +185,9 @@ class _Account:
         self._input_sources: Counter[str | None] = Counter()
         self._marks: list[dict[str, Any]] = []
 
-    def add(self, line: Line, record: Record, example: Example, found: Found) -> None:
+    def add(
+        self, line: Line, record: Record, photo: Photo | None, example: Example, found: Found
+    ) -> None:
         number = line.number or 0
         if example.missing:
             images = [
@@ -143,9 +204,10 @@ class _Account:
         self._edit_types[record.edit_type] += 1
         self._input_sources[example.row["input_source"]] += 1
         self._marks += [
-            {"line": number, "url": one.url, "mark": one.facts.mark}
+            {"line": number, "url": one.url, "mark": mark}
             for one in found
-            if isinstance(one, Fetched) and one.facts.mark
+            if isinstance(one, Fetched)
+            for mark in _marks(one, photo)
         ]
 
     def ledger(self, task: ShardTask, rows: int, size_bytes: int, sha256: str) -> ShardLedger:
@@ -164,6 +226,14 @@ class _Account:
             marks=self._marks,
             writers={"pico_banana_400k": __version__, "pyarrow": pa.__version__},
         )
+
+
+def _marks(one: Fetched, photo: Photo | None) -> list[str]:
+    """What is unusual of an image that was kept."""
+    marks = [one.facts.mark]
+    if photo is not None and one.way == "flickr":
+        marks.append(photo.mark_of_original(one.data))
+    return [mark for mark in marks if mark is not None]
 
 
 def _listed(counts: Counter[str | None]) -> list[list[Any]]:

@@ -8,13 +8,13 @@ import json
 import os
 import re
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, BinaryIO, cast
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from pico_banana.errors import OutputError, WriteError
+from pico_banana.errors import OutputError, WriteError, bare_text, holds_password
 
 __all__ = ["HashingFile", "Store", "dump_json"]
 
@@ -40,10 +40,18 @@ def dump_json(value: dict[str, Any]) -> bytes:
 
 
 class HashingFile:
-    """A binary file for writing that keeps the size and the sha256 of what passes."""
+    """A binary file for writing that keeps the size and the sha256 of what passes.
 
-    def __init__(self, file: BinaryIO) -> None:
+    Args:
+        file: where the bytes go.
+        failed: makes what is raised of what the file raises.
+    """
+
+    def __init__(
+        self, file: BinaryIO, failed: Callable[[Exception], Exception] = lambda error: error
+    ) -> None:
         self._file: BinaryIO | None = file
+        self._failed = failed
         self._digest = hashlib.sha256()
         self.size_bytes = 0
         self.closed = False
@@ -52,7 +60,10 @@ class HashingFile:
         """Write all of the data."""
         size = memoryview(data).nbytes
         if self._file is not None:
-            self._file.write(data)
+            try:
+                self._file.write(data)
+            except Exception as error:  # each file system has errors of its own
+                raise self._failed(error) from error
             self._digest.update(data)
             self.size_bytes += size
         return size
@@ -102,12 +113,20 @@ class Store:
         """Open an output at a path or an fsspec URL; `OutputError` where that is no place."""
         if not root:
             raise OutputError("the output must be a path or an fsspec URL, but is empty", root)
+        if holds_password(root):
+            raise OutputError(
+                "the output must hold no user name and no password, but does; give them as "
+                "storage_options in a settings file",
+                "…",
+            )
         root = os.path.expanduser(root.removeprefix("file://"))
         self.root = root
+        self._storage_options = storage_options or {}
         try:
-            found = fsspec.core.url_to_fs(root, **(storage_options or {}))
-        except (ImportError, ValueError) as error:
-            raise OutputError(f"the output {root} cannot be opened: {error}", root) from None
+            found = fsspec.core.url_to_fs(root, **self._storage_options)
+        except Exception as error:  # noqa: BLE001  (each file system has errors of its own)
+            said = self._said(error)
+            raise OutputError(f"the output {root} cannot be opened: {said}", root) from None
         self._fs, path = found
         kind = root.partition("://")[0] if "://" in root else ""
         if kind in ("http", "https", "memory"):
@@ -118,9 +137,27 @@ class Store:
         self._base = str(path).rstrip("/")
         self.is_local = isinstance(self._fs, LocalFileSystem)
 
+    def _said(self, error: Exception) -> str:
+        """What an error says, without what the user's storage options hold."""
+        is_plain = isinstance(error, OSError) and error.strerror
+        said = str(error) if is_plain else f"{type(error).__name__}: {error}".rstrip(": ")
+        return bare_text(said, self._storage_options)
+
     def path(self, name: str) -> str:
         """Return a file's path as its file system takes it."""
         return f"{self._base}/{name}"
+
+    def make_folder(self, name: str) -> None:
+        """Make a folder, where this file system has any; `OutputError` where that fails.
+
+        Only where a conversion begins. A write makes none: an output that is deleted while it is
+        written must be noticed, not begun again with a hole.
+        """
+        if self.is_local:
+            try:
+                os.makedirs(self.path(name), exist_ok=True)
+            except OSError as error:
+                raise OutputError(f"{self.path(name)} cannot be made: {error}", self.root) from None
 
     @contextlib.contextmanager
     def writing(self, name: str) -> Iterator[HashingFile]:
@@ -129,43 +166,62 @@ class Store:
         Raises:
             WriteError: the file cannot be written, with what the file system said.
         """
+        opened = self._writing_local(name) if self.is_local else self._writing_remote(name)
+        with opened as file:
+            yield HashingFile(file, lambda error: self._write_error(name, error))
+
+    def _write_error(self, name: str, error: Exception) -> WriteError:
+        path = self.path(name)
+        if self.is_local and not os.path.isdir(os.path.dirname(path)):
+            message = (
+                f"{path} cannot be written: its folder is gone, deleted or unmounted. Bring it "
+                "back and run the same command again to continue; without it a run begins anew"
+            )
+        else:
+            message = (
+                f"{path} cannot be written: {self._said(error)}. What is finished stays finished; "
+                "mend it and run the same command again to continue"
+            )
+        return WriteError(message, path)
+
+    @contextlib.contextmanager
+    def _failing(self, name: str) -> Iterator[None]:
+        """Say in words what a file system raises while it writes."""
         try:
-            opened = self._writing_local(name) if self.is_local else self._writing_remote(name)
-            with opened as file:
-                yield HashingFile(file)
-        except OSError as error:
-            raise WriteError(
-                f"{self.path(name)} cannot be written: {error}. What is finished stays finished; "
-                "mend it and run the same command again to continue",
-                self.path(name),
-            ) from error
+            yield
+        except Exception as error:  # each file system has errors of its own
+            raise self._write_error(name, error) from error
 
     @contextlib.contextmanager
     def _writing_local(self, name: str) -> Iterator[BinaryIO]:
         path = self.path(name)
-        os.makedirs(os.path.dirname(path), exist_ok=True)
         folder, base = os.path.split(path)
         temporary = os.path.join(folder, f".{base}.{secrets.token_hex(8)}.tmp")
-        try:
-            with open(temporary, "xb") as file:
-                yield file
-            os.replace(temporary, path)
-        finally:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
+        with contextlib.ExitStack() as left:
+            left.callback(_unlink, temporary)
+            with self._failing(name):
+                file = open(temporary, "xb")  # noqa: SIM115
+            left.callback(_close, file)
+            yield file
+            with self._failing(name):
+                file.close()
+                os.replace(temporary, path)
 
     @contextlib.contextmanager
     def _writing_remote(self, name: str) -> Iterator[BinaryIO]:
-        file = self._fs.open(self.path(name), "wb", autocommit=False)
+        with self._failing(name):
+            file = self._fs.open(self.path(name), "wb", autocommit=False)
         try:
             yield file
+            with self._failing(name):
+                file.close()
+                file.commit()
         except BaseException:
-            # Closing would commit what is there so far.
-            file.discard()
+            # Closing would commit what is there so far. What went wrong before is what matters.
+            with contextlib.suppress(Exception):
+                file.discard()
             file.closed = True
             raise
-        file.close()
-        file.commit()
 
     def write(self, name: str, data: bytes) -> None:
         """Write a whole file."""
@@ -181,10 +237,9 @@ class Store:
         except (FileNotFoundError, NotADirectoryError):
             raise
         except Exception as error:
-            said = f"{type(error).__name__}: {error}"
             raise OutputError(
-                f"{self.path(name)} cannot be read: {said}; check the output, the network and "
-                "credentials",
+                f"{self.path(name)} cannot be read: {self._said(error)}; check the output, the "
+                "network and credentials",
                 self.path(name),
             ) from error
 
@@ -197,6 +252,16 @@ class Store:
         """Open a file for reading, seekable; `OutputError` where it cannot be read."""
         with self._asking(name):
             return cast("BinaryIO", self._fs.open(self.path(name), "rb"))
+
+    @contextlib.contextmanager
+    def reading(self, name: str) -> Iterator[BinaryIO]:
+        """Give a file to read piece by piece; `FileNotFoundError` where it is not there.
+
+        Raises:
+            OutputError: it cannot be opened, or something failed while it was read.
+        """
+        with self._asking(name), self._fs.open(self.path(name), "rb") as file:
+            yield file
 
     def read_json(self, name: str) -> Any:
         """Return a JSON file's value, None where it is not there; `OutputError` for no JSON."""
@@ -233,12 +298,31 @@ class Store:
         )
 
     def delete(self, name: str) -> None:
-        """Delete a file, if it is there."""
-        with contextlib.suppress(FileNotFoundError):
+        """Delete a file, if it is there; `WriteError` where that fails."""
+        try:
             self._fs.rm_file(self.path(name))
+        except (FileNotFoundError, NotADirectoryError):
+            pass
+        except Exception as error:  # each file system has errors of its own
+            raise WriteError(
+                f"{self.path(name)} cannot be deleted: {self._said(error)}; mend it and run the "
+                "same command again",
+                self.path(name),
+            ) from error
 
     def sweep(self, folder: str) -> None:
-        """Delete what writes that were killed have left in a folder."""
-        for name in self.names(folder):
-            if _TEMPORARY.fullmatch(name):
-                self.delete(f"{folder}/{name}".lstrip("/"))
+        """Delete what killed writes have left in a folder; what cannot be deleted does no harm."""
+        with contextlib.suppress(OutputError, WriteError):
+            for name in self.names(folder):
+                if _TEMPORARY.fullmatch(name):
+                    self.delete(f"{folder}/{name}".lstrip("/"))
+
+
+def _close(file: BinaryIO) -> None:
+    with contextlib.suppress(OSError):
+        file.close()
+
+
+def _unlink(path: str) -> None:
+    with contextlib.suppress(OSError):
+        os.unlink(path)

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import random
+import re
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, BinaryIO, cast
 
+import aiohttp
 import fsspec
 import fsspec.asyn
 from filelock import FileLock
 from fsspec.callbacks import Callback
 from fsspec.implementations.local import LocalFileSystem
 
-from pico_banana.errors import ReleaseError
+from pico_banana.errors import ReleaseError, bare_text, bare_url
+from pico_banana.guard import AddressGuard, GuardedConnector
+from pico_banana.hosts import Host
+from pico_banana.missing import AskError
 
 __all__ = ["Fetching", "RemoteFile", "cache_folder", "kept", "local_name", "replacing"]
 
@@ -76,15 +82,26 @@ def kept(name: str, make: Callable[[str], None]) -> str:
             ) from None
         with FileLock(path + ".lock"):
             if not os.path.exists(path):
+                _sweep(path)
                 with replacing(path) as temporary:
                     make(temporary)
     return path
 
 
+def _sweep(path: str) -> None:
+    """Delete what killed processes have left beside a file; its lock must be held."""
+    folder, base = os.path.split(path)
+    left = re.compile(rf"\.{re.escape(base)}\.[0-9a-f]{{16}}(?:\..*)?")
+    for name in os.listdir(folder):
+        if left.fullmatch(name):
+            with suppress(OSError):
+                os.unlink(os.path.join(folder, name))
+
+
 def local_name(url: str, identity: str) -> str:
     """Return a file name that tells this version of this URL from every other."""
     digest = hashlib.sha256(f"{url}\n{identity}".encode()).hexdigest()[:24]
-    return f"{digest}-{os.path.basename(url.partition('?')[0])[-80:]}"
+    return f"{digest}-{os.path.basename(bare_url(url))[-80:]}"
 
 
 if not hasattr(fsspec.asyn, "reset_after_fork") and hasattr(os, "register_at_fork"):
@@ -105,27 +122,45 @@ class _Shown(Callback):  # type: ignore[misc]  # fsspec has no types
             self._progress(self.value, self.size)
 
 
+@functools.cache
+def _client_of(host: Host) -> Callable[..., Any]:
+    """What makes a client that asks this host, and what it leads to on the public internet."""
+    guard = AddressGuard(("*",), (host,))
+
+    async def get_client(**given: Any) -> aiohttp.ClientSession:
+        return aiohttp.ClientSession(connector=GuardedConnector(guard), **given)
+
+    return get_client
+
+
 @dataclass(frozen=True)
 class RemoteFile:
     """A file in a folder, behind http(s), or on any fsspec file system.
 
     Attributes:
-        url: URL or local path.
+        url: URL or local path; may be signed, so messages show `shown`.
         storage_options: passed on to fsspec.
     """
 
     url: str
     storage_options: Mapping[str, Any]
 
+    @property
+    def shown(self) -> str:
+        """The URL or path as messages may show it."""
+        return bare_url(self.url)
+
     def _file_system(self) -> tuple[Any, str]:
         options = dict(self.storage_options)
-        if self.url.startswith(("http://", "https://")):
-            # Proxies and CA bundles come from the environment.
-            options = {"client_kwargs": {"trust_env": True}}
         try:
+            if self.url.startswith(("http://", "https://")):
+                # Proxies and CA bundles come from the environment.
+                client = _client_of(Host.of(self.url))
+                options = {"client_kwargs": {"trust_env": True}, "get_client": client}
             return cast("tuple[Any, str]", fsspec.core.url_to_fs(self.url, **options))
         except (ImportError, ValueError, TypeError) as error:
-            raise ReleaseError(f"{self.url} cannot be opened: {error}", self.url) from None
+            said = bare_text(str(error), self.storage_options)
+            raise ReleaseError(f"{self.shown} cannot be opened: {said}", self.shown) from None
 
     @property
     def is_local(self) -> bool:
@@ -216,7 +251,7 @@ class RemoteFile:
         if self.is_local:
             path = self._file_system()[1]
             if not os.path.isfile(path):
-                raise ReleaseError(f"{self.url} is not there", self.url)
+                raise ReleaseError(f"{self.shown} is not there", self.shown)
             return path
         name = os.path.join(folder, local_name(self.url, self.identity()))
         return kept(name, lambda temporary: self.copy(temporary, progress))
@@ -228,22 +263,30 @@ class RemoteFile:
                 return call()
             except (ReleaseError, ImportError):  # noqa: PERF203
                 raise
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001
                 # Every fsspec back end has its own exceptions; what they share is that trying
                 # again is safe, and that the last one's words help the user.
                 cause = _cause(error)
                 if again == _TRIES - 1 or isinstance(cause, _PERMANENT):
                     said = f"{type(cause).__name__}: {cause}".rstrip(": ")
+                    said = bare_text(said, self.storage_options)
+                    # Without the cause: its text may hold a signed URL.
                     raise ReleaseError(
-                        f"{self.url} cannot be {verb}: {said}; check the address, the network "
+                        f"{self.shown} cannot be {verb}: {said}; check the address, the network "
                         "and proxies",
-                        self.url,
-                    ) from error
+                        self.shown,
+                    ) from None
                 time.sleep(random.uniform(0.1, 0.3) * 2**again)  # noqa: S311
         raise AssertionError("unreachable")
 
 
-_PERMANENT = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
+_PERMANENT = (
+    FileNotFoundError,
+    PermissionError,
+    IsADirectoryError,
+    NotADirectoryError,
+    AskError,  # the guard's: a redirect to an address that may not be asked
+)
 
 
 def _cause(error: Exception) -> Exception:

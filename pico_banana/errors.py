@@ -1,4 +1,4 @@
-"""Name everything that can go wrong, as one tree.
+"""Name everything that can go wrong, as one tree, and what messages may show of an address.
 
 PicoBananaError
 ├── UsageError              wrong use, found before any image is fetched; exit code 2
@@ -17,7 +17,8 @@ that is no record is a `pico_banana.records.BadRecord`: both are counted and the
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 __all__ = [
@@ -30,6 +31,9 @@ __all__ = [
     "UsageError",
     "WorkError",
     "WriteError",
+    "bare_text",
+    "bare_url",
+    "holds_password",
     "near",
 ]
 
@@ -131,3 +135,69 @@ def near(value: str, allowed: Iterable[str]) -> str:
     found = difflib.get_close_matches(value.lower(), [word.lower() for word in allowed], n=1)
     match = next((word for word in allowed if found and word.lower() == found[0]), None)
     return f"; did you mean {match!r}?" if match else ""
+
+
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"<>]+")
+_ODD_PORT = re.compile(r"(?!arn:)[^\[\]]*:(?![0-9]*$)")
+_SHORTEST_SECRET = 6
+_WITH_BRANCH = ("git", "github")  # github://owner:repository@branch
+
+
+def bare_url(url: str) -> str:
+    """Return a URL as it may be shown: without password, query and fragment.
+
+    A signed URL's query is a key. A local path stays itself.
+    """
+    return "::".join(map(_bare, url.split("::")))  # fsspec chains file systems so
+
+
+def _bare(url: str) -> str:
+    scheme, mark, rest = url.partition("://")
+    if not mark:
+        return url
+    authority, slash, path = re.split(r"[?#]", rest, maxsplit=1)[0].partition("/")
+    if _has_secret(scheme, authority):
+        authority = authority.rpartition("@")[2]
+    return f"{scheme}://{authority}{slash}{path}"
+
+
+def _has_secret(scheme: str, authority: str) -> bool:
+    user, at, _ = authority.rpartition("@")
+    if scheme.lower() in ("http", "https"):
+        return bool(at)
+    return ":" in user and scheme.lower() not in _WITH_BRANCH
+
+
+def bare_text(text: str, storage_options: Any = None) -> str:
+    """Return what an exception says as it may be shown: URLs bare, no text of storage options."""
+    text = _URL.sub(lambda found: bare_url(found[0]), text)
+    for secret in sorted(_texts(storage_options), key=len, reverse=True):
+        text = text.replace(secret, "…")
+    return text
+
+
+def _texts(options: Any) -> Iterator[str]:
+    """The texts of nested options that may be secrets: addresses and short words are none."""
+    if isinstance(options, Mapping):
+        options = options.values()
+    if isinstance(options, str):
+        if len(options) >= _SHORTEST_SECRET and not _URL.match(options):
+            yield options
+    elif isinstance(options, Iterable):
+        for option in options:
+            yield from _texts(option)
+
+
+def holds_password(place: str) -> bool:
+    """Whether a URL holds a password, or an http(s) one a user; a local path never does.
+
+    Such a place would stand in process lists and shell histories, and pass into messages.
+    """
+    for url in place.split("::"):
+        scheme, mark, rest = url.partition("://")
+        authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
+        # A password with a slash in it ends the authority: what is left looks like a port.
+        is_cut = bool(_ODD_PORT.match(authority)) and scheme.lower() not in _WITH_BRANCH
+        if mark and (is_cut or _has_secret(scheme, authority)):
+            return True
+    return False

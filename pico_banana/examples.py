@@ -13,7 +13,7 @@ from pico_banana.records import Record
 from pico_banana.schema import category_of
 from pico_banana.sources import ImageRef, Sources
 
-__all__ = ["Example", "image_refs", "make_example"]
+__all__ = ["Example", "image_columns", "image_refs", "make_example"]
 
 OPEN_IMAGES_WAYS = ("folder", "tar", "bucket")
 
@@ -38,6 +38,13 @@ def image_refs(record: Record, photo: Photo | None, sources: Sources) -> list[Im
     """Return the references of a record's images: input, then edited ones, then rejected ones."""
     paths = record.edited + record.rejected
     return [sources.input(record, photo), *[sources.edited(path) for path in paths]]
+
+
+def image_columns(config: str, record: Record) -> list[str]:
+    """Return the column of each of a record's images, in the order of `image_refs`."""
+    column = {"sft": "edited_image", "preference": "chosen_image", "multi_turn": "edited_images"}
+    edited = [column[config]] * len(record.edited)
+    return ["input_image", *edited, *["rejected_images"] * len(record.rejected)]
 
 
 def make_example(
@@ -68,7 +75,8 @@ def make_example(
         found[1 : len(record.edited) + 1],
         found[len(record.edited) + 1 :],
     )
-    missing = _missing(config, input_image, edited, rejected)
+    named = zip(image_columns(config, record), found, strict=True)
+    missing = tuple((column, one) for column, one in named if isinstance(one, Missing))
     if missing and on_missing == "fail":
         raise _error(record, *missing[0])
     way = input_image.way if isinstance(input_image, Fetched) else None
@@ -135,16 +143,6 @@ def _many(prefix: str, found: Sequence[Found]) -> dict[str, Any]:
     singles = [_one(prefix, one) for one in found]
     names = ("image", "url", "width", "height", "sha256")
     return {f"{prefix}_{name}s": [one[f"{prefix}_{name}"] for one in singles] for name in names}
-
-
-def _missing(
-    config: str, input_image: Found, edited: Sequence[Found], rejected: Sequence[Found]
-) -> tuple[tuple[str, Missing], ...]:
-    column = {"sft": "edited_image", "preference": "chosen_image", "multi_turn": "edited_images"}
-    named = [("input_image", input_image)]
-    named += [(column[config], one) for one in edited]
-    named += [("rejected_images", one) for one in rejected]
-    return tuple((name, one) for name, one in named if isinstance(one, Missing))
 
 
 def _error(record: Record, column: str, missing: Missing) -> MissingImageError:

@@ -18,15 +18,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pico_banana.budgets import Budgets, HostBudgets, LeasedBudgets
+from pico_banana.budgets import FILES, NOWHERE, Budgets, HostBudgets, host_of
 from pico_banana.errors import WorkError
 from pico_banana.guard import AddressGuard
 from pico_banana.images import FlawError, ImageFacts, inspect
-from pico_banana.missing import AskError, Missing, MissingReason
+from pico_banana.leases import LeasedBudgets
+from pico_banana.missing import AskError, GivenUpError, Missing, MissingReason
 from pico_banana.room import Room, Ticket
 from pico_banana.settings import FetchPolicy, Settings
 from pico_banana.sources import ImageRef, Place, Sources
-from pico_banana.transport import NeedRoomError, Transport
+from pico_banana.transport import Body, NeedRoomError, Transport
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -66,6 +67,30 @@ class Tally:
     requests: int = 0
 
 
+class _Failures:
+    """What failed so far at one place, which decides whether it is asked again."""
+
+    def __init__(self, policy: FetchPolicy) -> None:
+        self._policy = policy
+        self._reasons: Counter[MissingReason] = Counter()
+        self._seen: set[str] = set()
+
+    @property
+    def count(self) -> int:
+        return self._reasons.total()
+
+    def judge(self, reason: MissingReason, sha256: str) -> tuple[MissingReason, bool]:
+        """Note a failure; return its reason, and whether it is the last try."""
+        if reason is MissingReason.TRUNCATED and sha256 in self._seen:
+            # The same bytes twice, each time whole: it was published like that.
+            return MissingReason.CORRUPT, True
+        self._seen |= {sha256} - {""}
+        self._reasons[reason] += 1
+        if reason.retries is None:
+            return reason, self.count > self._policy.retries
+        return reason, self._reasons[reason] > reason.retries
+
+
 Group = Sequence[ImageRef]
 Batch = Sequence[Group]
 _END = object()
@@ -76,7 +101,7 @@ class _Engine:
 
     def __init__(self, settings: Settings, budgets: Budgets, tally: Tally, *, decode: bool) -> None:
         self._policy: FetchPolicy = settings.fetch
-        self._decode, self._tally, self._budgets = decode, tally, budgets
+        self._decode, self._tally, self.budgets = decode, tally, budgets
         self._open_images = settings.open_images
         self._pool = ThreadPoolExecutor(4, thread_name_prefix="pico-banana-look")
         sources = Sources(settings)
@@ -86,7 +111,7 @@ class _Engine:
 
     async def close(self) -> None:
         await self._transport.close()
-        await self._budgets.close()
+        await self.budgets.close()
         self._pool.shutdown(cancel_futures=True)
 
     async def fetch(self, ref: ImageRef, ticket: Ticket) -> Fetched | Missing:
@@ -114,38 +139,43 @@ class _Engine:
             result = outcome._replace(tries=tries)
             if isinstance(result, Fetched) or not result.reason.is_absence:
                 break
+        if not ref.places:
+            self.budgets.count(NOWHERE, "missing", ref.absent)
         return result
 
     async def _from_place(self, ref: ImageRef, place: Place, ticket: Ticket) -> Fetched | Missing:
+        """Ask one place, again while what failed may pass; and count what came of it."""
+        host = host_of(place.address) if "://" in place.address else FILES
         tries = 0
-        failures: Counter[MissingReason] = Counter()
-        seen: set[str] = set()
+        failures = _Failures(self._policy)
         while True:
             tries += 1
             try:
-                return await self._once(ref, place, ticket, tries)
+                found = await self._once(ref, place, ticket, tries)
             except NeedRoomError as need:
                 await ticket.take(need.size_bytes)
+                continue
+            except GivenUpError as error:
+                missing = Missing(ref.url, error.reason, tries - 1, place.address, error.detail)
             except AskError as error:
                 ticket.give()
-                reason = error.reason
-                if place.way == "folder" and reason is MissingReason.NOT_FOUND:
-                    self._check_folder()
-                    reason = MissingReason.NOT_LISTED
-                if reason is MissingReason.TRUNCATED and error.sha256 in seen:
-                    # The same bytes twice, each time whole: it was published like that.
-                    return Missing(
-                        ref.url, MissingReason.CORRUPT, tries, place.address, error.detail
-                    )
-                seen |= {error.sha256} - {""}
-                failures[reason] += 1
-                if reason.retries is None:
-                    is_last = failures.total() > self._policy.retries
-                else:
-                    is_last = failures[reason] > reason.retries
-                if is_last:
-                    return Missing(ref.url, reason, tries, place.address, error.detail)
-                await asyncio.sleep(self._backoff_s(failures.total()))
+                reason, is_last = failures.judge(self._reason(place, error), error.sha256)
+                if not is_last:
+                    self.budgets.count(host, "again", reason)
+                    await asyncio.sleep(self._backoff_s(failures.count))
+                    continue
+                missing = Missing(ref.url, reason, tries, place.address, error.detail)
+            else:
+                self.budgets.count(host, "got")
+                return found
+            self.budgets.count(host, "missing", missing.reason)
+            return missing
+
+    def _reason(self, place: Place, error: AskError) -> MissingReason:
+        if place.way == "folder" and error.reason is MissingReason.NOT_FOUND:
+            self._check_folder()
+            return MissingReason.NOT_LISTED
+        return error.reason
 
     def _check_folder(self) -> None:
         """A folder that vanished (an unmounted disk, say) must not make holes for good."""
@@ -165,12 +195,13 @@ class _Engine:
         if not ticket.taken:
             await ticket.take(self.room.guess())
         self._tally.requests += 1
-        data = await self._transport.ask(place.address, ticket.grow)
+        body = await self._transport.ask(place, ticket.grow)
         loop = asyncio.get_running_loop()
-        sha256, facts = await loop.run_in_executor(self._pool, self._look, data)
-        return Fetched(ref.url, ref.name, data, sha256, facts, place.way, tries)
+        sha256, facts = await loop.run_in_executor(self._pool, self._look, body)
+        return Fetched(ref.url, ref.name, body.data, sha256, facts, place.way, tries)
 
-    def _look(self, data: bytes) -> tuple[str, ImageFacts]:
+    def _look(self, body: Body) -> tuple[str, ImageFacts]:
+        data = body.data
         sha256 = hashlib.sha256(data).hexdigest()
         if sha256 in self._policy.placeholder_sha256s:
             raise AskError(MissingReason.PLACEHOLDER, "the bytes are a known placeholder's")
@@ -263,6 +294,7 @@ class Fetcher:
         """
         window = _Window()
         running = self._start()
+        running.loop.call_soon_threadsafe(running.engine.budgets.begin)
         upcoming: deque[Group] = deque()
         source = iter(batches)
         with self._ending(window, running):
@@ -339,8 +371,10 @@ class Fetcher:
         return self._running
 
     async def _make_engine(self) -> _Engine:
-        hosts = self._settings.fetch.hosts
-        budgets: Budgets = LeasedBudgets(self._leases) if self._leases else HostBudgets(hosts)
+        budgets: Budgets = HostBudgets(self._settings.fetch)
+        if self._leases is not None:
+            budgets = leased = LeasedBudgets(self._leases)
+            await leased.connect()
         return _Engine(self._settings, budgets, self.tally, decode=self._decode)
 
 

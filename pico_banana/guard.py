@@ -2,72 +2,97 @@
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
-import ipaddress
 import socket
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 from urllib.parse import urlsplit
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 
-from pico_banana.budgets import host_of
+from pico_banana.errors import bare_url
+from pico_banana.hosts import Host, is_private
 from pico_banana.missing import AskError, MissingReason
 
-__all__ = ["AddressGuard", "GuardedResolver", "PrivateAddressError"]
+__all__ = [
+    "AddressGuard",
+    "GuardedConnector",
+    "GuardedResolver",
+    "PrivateAddressError",
+]
 
 
 class AddressGuard:
-    """Which addresses may be asked: allowed hosts; private ones only where the user named them.
+    """Which addresses may be asked; private and loopback ones only where the user named them.
 
     Args:
-        allowed: globs of host names.
-        named: globs of hosts that the user gave, which may be private or loopback addresses.
+        published: globs of host names that may be asked by http and https at their usual ports.
+        named: the hosts that the user gave. At the usual ports each may also be asked by the other
+            of http and https, for servers lead from one to the other, unless it is private.
     """
 
-    def __init__(self, allowed: Sequence[str], named: Sequence[str]) -> None:
-        self._allowed, self._named = allowed, tuple(name.lower() for name in named)
+    def __init__(self, published: Sequence[str], named: Sequence[Host]) -> None:
+        self._published, self._named = published, named
         # A proxy is resolved in place of the host, and mostly has a private address.
-        proxies = (urlsplit(proxy).hostname or "" for proxy in urllib.request.getproxies().values())
-        self._proxies = frozenset(proxies)
+        self._proxies = frozenset(_proxies())
 
     def check(self, url: str) -> None:
         """Raise `AskError` (forbidden_address) for a URL that may not be asked."""
         try:
-            parts = urlsplit(url)
-            host_of(url)  # looks at the port
+            host = Host.of(url)
         except ValueError as error:
-            raise AskError(MissingReason.FORBIDDEN_ADDRESS, f"{url} is no URL: {error}") from None
-        host = (parts.hostname or "").lower()
-        if parts.scheme not in ("http", "https") or parts.username or parts.password:
-            raise AskError(MissingReason.FORBIDDEN_ADDRESS, f"{parts.scheme}: may not be asked")
-        is_named = self._is_named(host)
-        if not is_named and not any(
-            fnmatch.fnmatchcase(host, glob.lower()) for glob in self._allowed
-        ):
-            raise AskError(MissingReason.FORBIDDEN_ADDRESS, f"host {host} may not be asked")
-        if self.is_private(host) and not is_named:
-            raise AskError(MissingReason.FORBIDDEN_ADDRESS, f"address {host} is private")
+            detail = f"{bare_url(url)} may not be asked: {error}"
+            raise AskError(MissingReason.FORBIDDEN_ADDRESS, detail) from None
+        if any(self._is(host, named) for named in self._named):
+            return
+        if is_private(host.name):
+            detail = f"address {host.name} is private"
+        elif self._is_published(host):
+            return
+        else:
+            detail = f"host {host.name}, port {host.port} of {host.scheme}, may not be asked"
+        raise AskError(MissingReason.FORBIDDEN_ADDRESS, detail)
 
-    def _is_named(self, host: str) -> bool:
-        return any(fnmatch.fnmatchcase(host, glob) for glob in self._named)
-
-    def admits(self, host: str, address: str) -> bool:
-        """Whether a host name may resolve to an address."""
-        host = host.lower()
-        return self._is_named(host) or host in self._proxies or not self.is_private(address)
+    def _is_published(self, host: Host) -> bool:
+        is_named = any(_matches(host.name, named.name) for named in self._named if named.is_usual)
+        return host.is_usual and (
+            is_named or any(_matches(host.name, glob.lower()) for glob in self._published)
+        )
 
     @staticmethod
-    def is_private(address: str) -> bool:
-        """Whether a text is the literal of an address that is not on the public internet."""
-        try:
-            parsed = ipaddress.ip_address(address.partition("%")[0])
-        except ValueError:
+    def _is(host: Host, named: Host) -> bool:
+        if (host.scheme, host.port) != (named.scheme, named.port):
             return False
-        if isinstance(parsed, ipaddress.IPv6Address) and parsed.ipv4_mapped is not None:
-            parsed = parsed.ipv4_mapped
-        return not parsed.is_global
+        # "*" names no private address.
+        return host.name == named.name or (
+            _matches(host.name, named.name) and not is_private(host.name)
+        )
+
+    def admits(self, name: str, port: int, address: str) -> bool:
+        """Whether a name that is asked at a port may resolve to an address."""
+        if not is_private(address):
+            return True
+        name = name.lower()
+        if (name, port) in self._proxies:
+            return True
+        return any(named.port == port and _matches(name, named.name) for named in self._named)
+
+
+def _matches(name: str, glob: str) -> bool:
+    return fnmatch.fnmatchcase(name, glob)
+
+
+def _proxies() -> Iterator[tuple[str, int]]:
+    """Name and port of the proxies that the environment names."""
+    for proxy in urllib.request.getproxies().values():
+        # What is no URL cannot be asked through either, and its client says so.
+        with contextlib.suppress(ValueError):
+            parts = urlsplit(proxy)
+            usual = 443 if parts.scheme == "https" else 80
+            yield (parts.hostname or "").lower(), parts.port or usual
 
 
 class PrivateAddressError(OSError):
@@ -85,7 +110,7 @@ class GuardedResolver(AbstractResolver):
     ) -> list[ResolveResult]:
         """Return a name's addresses; `PrivateAddressError` where none is admitted."""
         found = await self._resolver.resolve(host, port, family)
-        admitted = [entry for entry in found if self._guard.admits(host, entry["host"])]
+        admitted = [entry for entry in found if self._guard.admits(host, port, entry["host"])]
         if found and not admitted:
             raise PrivateAddressError(f"{host} resolves to a private address")
         return admitted
@@ -93,3 +118,16 @@ class GuardedResolver(AbstractResolver):
     async def close(self) -> None:
         """Let go of the resolver."""
         await self._resolver.close()
+
+
+class GuardedConnector(aiohttp.TCPConnector):
+    """Connects to what the guard allows, after each redirect that a client follows by itself."""
+
+    def __init__(self, guard: AddressGuard) -> None:
+        super().__init__(resolver=GuardedResolver(guard))
+        self._guard = guard
+
+    async def connect(self, req: aiohttp.ClientRequest, *args: Any, **given: Any) -> Any:
+        """Return a connection for a request; `AskError` for an address that may not be asked."""
+        self._guard.check(str(req.url))
+        return await super().connect(req, *args, **given)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import functools
 import io
+import re
 import struct
 import threading
+import types
 import warnings
 import zlib
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, cast
 
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
 from pico_banana.missing import MissingReason
 
@@ -21,6 +24,9 @@ __all__ = ["FlawError", "ImageFacts", "inspect"]
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM")
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_CHUNK_EXTRA = 12  # length, type and CRC around a chunk's data
+_JPEG_START, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
+_JPEG_MARKER = re.compile(rb"\xff([^\x00\xff])")  # FF 00 is a byte of the picture, FF FF is padding
+_JPEG_BARE = {0x01, *range(0xD0, 0xD9)}  # markers without a segment: TEM, RST0 to RST7, SOI
 _SIDEWAYS = range(5, 9)  # EXIF orientations that swap width and height
 
 
@@ -55,7 +61,7 @@ class ImageFacts(NamedTuple):
         format: Pillow's name of its format.
         width: in pixels, after its EXIF orientation, as `datasets` decodes it.
         height: likewise.
-        mark: what is unusual though the image decodes ("no_end_marker", "bytes_after_end"), or
+        mark: what is unusual of a JPEG though it decodes ("no_end_marker", "bytes_after_end"), or
             None.
     """
 
@@ -65,29 +71,34 @@ class ImageFacts(NamedTuple):
     mark: str | None = None
 
 
-def inspect(data: bytes, *, decode: bool, max_pixels: int) -> ImageFacts:
+def inspect(data: bytes, *, decode: bool, max_pixels: int, is_whole: bool = True) -> ImageFacts:
     """Return the facts of a whole image.
 
-    A PNG is whole up to its IEND with right CRCs, a JPEG up to its end marker; a JPEG that lacks
-    the marker is kept, and marked, where it decodes. Other formats are decoded.
+    A PNG is whole up to its IEND with right CRCs in all chunks, a JPEG up to its end marker. A
+    JPEG that lacks the marker, or has bytes after it, is kept, and marked, where it decodes and
+    its bytes are known to be all. Other formats are decoded.
 
     Args:
         data: the published bytes.
         decode: decode the picture in full, whatever its format.
         max_pixels: a larger picture is refused before anything is decoded.
+        is_whole: whether these are known to be all the bytes: as many as were announced.
 
     Raises:
         FlawError: not_an_image, corrupt, truncated or too_many_pixels.
     """
+    look = functools.partial(
+        _inspect, data, decode=decode, max_pixels=max_pixels, is_whole=is_whole
+    )
     try:
         try:
-            return _inspect(data, decode=decode, max_pixels=max_pixels)
+            return look()
         except Warning:
             # Where the user makes warnings errors: odd EXIF, or many pixels, are no flaw. Not
             # done always, since it is no matter of threads: it changes filters for all of them.
             with _silencing, warnings.catch_warnings():
                 warnings.filterwarnings("ignore", module=r"PIL\.")
-                return _inspect(data, decode=decode, max_pixels=max_pixels)
+                return look()
     except UnidentifiedImageError:
         said = f"{len(data)} bytes that are no image, starting {data[:16]!r}"
         reason = MissingReason.TRUNCATED if _is_cut(data) else MissingReason.NOT_AN_IMAGE
@@ -100,7 +111,7 @@ def inspect(data: bytes, *, decode: bool, max_pixels: int) -> ImageFacts:
         raise FlawError(reason, str(error)) from None
 
 
-def _inspect(data: bytes, *, decode: bool, max_pixels: int) -> ImageFacts:
+def _inspect(data: bytes, *, decode: bool, max_pixels: int, is_whole: bool) -> ImageFacts:
     mark = None
     has_exif = True
     if data.startswith(_PNG_SIGNATURE):
@@ -115,11 +126,15 @@ def _inspect(data: bytes, *, decode: bool, max_pixels: int) -> ImageFacts:
         kind = image.format or ""
         if kind in ("JPEG", "MPO"):
             mark = _jpeg_mark(data)
+            if mark and not is_whole:
+                raise FlawError(
+                    MissingReason.TRUNCATED, f"a JPEG with {mark}, and its length was not announced"
+                )
             decode = decode or mark is not None
         elif kind != "PNG":
             decode = True
         if decode:
-            image.load()
+            _load(image)
             width, height = image.size  # a TIFF has been turned upright by now
         # Pillow reads a PNG's pixels to find EXIF behind them: ask only where there is some.
         if has_exif and image.getexif().get(ExifTags.Base.Orientation) in _SIDEWAYS:
@@ -127,10 +142,36 @@ def _inspect(data: bytes, *, decode: bool, max_pixels: int) -> ImageFacts:
     return ImageFacts(kind, width, height, mark)
 
 
+def _load(image: ImageFile.ImageFile) -> None:
+    """Decode every pixel, or raise, also where the user's process lets Pillow pass over holes.
+
+    Trainers set `ImageFile.LOAD_TRUNCATED_IMAGES = True`. It is theirs, and they may be decoding
+    in other threads: it must stay as it is.
+    """
+    has_own = type(image).load is not ImageFile.ImageFile.load
+    # WebP's and AVIF's decoders, and libtiff, know no such leave.
+    is_strict = has_own and getattr(image, "use_load_libtiff", True)
+    if is_strict or not ImageFile.LOAD_TRUNCATED_IMAGES:
+        image.load()
+        return
+    if image.format in ("JPEG", "MPO"):
+        # The class's own one would put an end marker where the bytes end.
+        cast("Any", image).load_read = cast("Any", image).fp.read
+    _strict_load()(image)
+
+
+@functools.cache
+def _strict_load() -> Callable[[ImageFile.ImageFile], Any]:
+    """`ImageFile.load`, as it is where LOAD_TRUNCATED_IMAGES is False."""
+    load = ImageFile.ImageFile.load
+    known = {**vars(ImageFile), "LOAD_TRUNCATED_IMAGES": False}
+    return types.FunctionType(load.__code__, known, closure=load.__closure__)
+
+
 def _check_png(data: bytes) -> bool:
     """Walk a PNG's chunks to IEND, checking their CRCs; return whether it may hold EXIF."""
     position = len(_PNG_SIGNATURE)
-    has_exif = False
+    has_exif = has_pixels = False
     view = memoryview(data)
     while True:
         if position + _PNG_CHUNK_EXTRA > len(data):
@@ -146,21 +187,40 @@ def _check_png(data: bytes) -> bool:
         if zlib.crc32(view[position + 4 : end - 4]) != stated:
             raise FlawError(MissingReason.CORRUPT, f"the PNG's {kind!r} chunk has a wrong CRC")
         if kind == b"IEND":
+            if not has_pixels:
+                raise FlawError(MissingReason.CORRUPT, "the PNG has no IDAT chunk")
             return has_exif
+        has_pixels = has_pixels or kind == b"IDAT"
         has_exif = has_exif or kind in (b"eXIf", b"tEXt", b"zTXt", b"iTXt")
         position = end
 
 
 def _is_cut(data: bytes) -> bool:
     """Whether bytes that cannot be read begin like a JPEG or WebP that has not come whole."""
-    if data.startswith(b"\xff\xd8\xff"):
-        return b"\xff\xd9" not in data[-65536:]
+    if data.startswith(_JPEG_START + b"\xff"):
+        return _jpeg_end(data) is None
     if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
         return len(data) < int.from_bytes(data[4:8], "little") + 8
     return False
 
 
 def _jpeg_mark(data: bytes) -> str | None:
-    if data.endswith(b"\xff\xd9"):
+    if data.endswith(_JPEG_END):
         return None
-    return "bytes_after_end" if b"\xff\xd9" in data[-65536:] else "no_end_marker"
+    return "no_end_marker" if _jpeg_end(data) is None else "bytes_after_end"
+
+
+def _jpeg_end(data: bytes) -> int | None:
+    """The offset behind a JPEG's own end marker, None where the bytes end before it.
+
+    Walks from marker to marker: a thumbnail has an end marker too, inside of a segment.
+    """
+    position = len(_JPEG_START)
+    while found := _JPEG_MARKER.search(data, position):
+        position = found.end()
+        marker = found[1][0]
+        if marker == _JPEG_END[1]:
+            return position
+        if marker not in _JPEG_BARE:
+            position += int.from_bytes(data[position : position + 2], "big")
+    return None

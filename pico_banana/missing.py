@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from typing import NamedTuple
 
-__all__ = ["AskError", "Missing", "MissingReason"]
+__all__ = ["AskError", "GivenUpError", "Missing", "MissingReason"]
 
 
 class MissingReason(str, enum.Enum):
@@ -80,13 +80,24 @@ class AskError(Exception):
     Attributes:
         reason: why.
         detail: what happened, in words.
+        status: the HTTP status, 0 where there was none.
         retry_after_s: what the host asked for, or 0.
         sha256: of the bytes that came, where they came whole and are no whole image.
     """
 
     def __init__(
-        self, reason: MissingReason, detail: str, retry_after_s: float = 0, sha256: str = ""
+        self,
+        reason: MissingReason,
+        detail: str,
+        *,
+        status: int = 0,
+        retry_after_s: float = 0,
+        sha256: str = "",
     ) -> None:
         super().__init__(detail)
-        self.reason, self.detail = reason, detail
+        self.reason, self.detail, self.status = reason, detail, status
         self.retry_after_s, self.sha256 = retry_after_s, sha256
+
+
+class GivenUpError(AskError):
+    """The host is not asked any more in this run: no request was made."""

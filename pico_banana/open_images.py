@@ -6,7 +6,9 @@ mapped into memory and searched: nothing is loaded, and all processes share its 
 
 from __future__ import annotations
 
+import base64
 import functools
+import hashlib
 import os
 import re
 import zlib
@@ -66,6 +68,22 @@ class Photo(NamedTuple):
             "landing_url": self.landing_url,
         }
 
+    def mark_of_original(self, data: bytes) -> str | None:
+        """Return in which way a Flickr original is not the listed one, None where it is.
+
+        "original_size_differs", or else "original_md5_differs". An unknown value differs from
+        nothing, nor does one that is no MD5.
+        """
+        if self.original_size and len(data) != self.original_size:
+            return "original_size_differs"
+        try:
+            listed = base64.b64decode(self.original_md5 or "", validate=True)
+        except ValueError:
+            return None
+        digest = hashlib.md5(data, usedforsecurity=False).digest()
+        differs = len(listed) == len(digest) and listed != digest
+        return "original_md5_differs" if differs else None
+
 
 def is_image_id(text: str) -> bool:
     """Whether a text is an Open Images ImageID: 16 hexadecimal digits."""
@@ -96,21 +114,38 @@ def _keys(urls: pa.ChunkedArray) -> np.ndarray[Any, np.dtype[np.int64]]:
     return keys
 
 
+def _read_list(csv: str, *, use_threads: bool) -> pa.Table:
+    return pyarrow.csv.read_csv(
+        csv,
+        read_options=pyarrow.csv.ReadOptions(use_threads=use_threads),
+        parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
+        convert_options=pyarrow.csv.ConvertOptions(
+            include_columns=list(_COLUMNS),
+            column_types={name: pa.string() for name in _COLUMNS} | {"OriginalSize": pa.int64()},
+            strings_can_be_null=True,
+            null_values=[""],
+        ),
+    )
+
+
+def _fault_of(csv: str) -> str:
+    """What is wrong with a list, and in which row: Arrow knows it only where one thread reads."""
+    try:
+        _read_list(csv, use_threads=False)
+    except pa.ArrowInvalid as error:
+        return str(error)
+    return "it cannot be read twice alike"
+
+
 def _build(csv: str, place: str, path: str) -> None:
     """Write the index of the image list in the file `csv`, which came from `place`, to `path`."""
-    options = pyarrow.csv.ConvertOptions(
-        include_columns=list(_COLUMNS),
-        column_types={name: pa.string() for name in _COLUMNS} | {"OriginalSize": pa.int64()},
-        strings_can_be_null=True,
-        null_values=[""],
-    )
-    parsing = pyarrow.csv.ParseOptions(newlines_in_values=True)
     try:
-        table = pyarrow.csv.read_csv(csv, convert_options=options, parse_options=parsing)
+        table = _read_list(csv, use_threads=True)
     except (pa.ArrowInvalid, pa.ArrowKeyError, OSError) as error:
+        said = _fault_of(csv) if isinstance(error, pa.ArrowInvalid) else error
         raise ReleaseError(
             f"{place} must be Open Images' image list, a CSV with the columns "
-            f"{', '.join(_COLUMNS)}, but: {error}",
+            f"{', '.join(_COLUMNS)}, but: {said}",
             place,
         ) from None
     if not table.num_rows:
@@ -122,8 +157,15 @@ def _build(csv: str, place: str, path: str) -> None:
     table = table.take(pa.array(order)).combine_chunks()
     table = table.add_column(0, "key", pa.array(keys[order]))
     table = table.replace_schema_metadata({"pico_banana_index": str(INDEX_VERSION)})
-    with pa.OSFile(path, "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
-        writer.write_table(table, max_chunksize=table.num_rows)
+    try:
+        with pa.OSFile(path, "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+            writer.write_table(table, max_chunksize=table.num_rows)
+    except OSError as error:
+        raise ReleaseError(
+            f"the index of {place} cannot be written: {error}; it takes about 600 MB, set "
+            "PICO_BANANA_CACHE to a folder with room for it",
+            place,
+        ) from None
 
 
 class Index:
@@ -136,10 +178,12 @@ class Index:
             self._table = pa.ipc.open_file(pa.memory_map(path)).read_all()
         except (pa.ArrowInvalid, OSError) as error:
             raise ReleaseError(f"{path} is no index: {error}", path) from None
-        if (self._table.schema.metadata or {}).get(b"pico_banana_index") != b"%d" % INDEX_VERSION:
+        version = (self._table.schema.metadata or {}).get(b"pico_banana_index")
+        if version != b"%d" % INDEX_VERSION or self._table["key"].num_chunks != 1:
             raise ReleaseError(f"{path} is no index of this version; make it anew", path)
-        self._keys = self._table["key"].combine_chunks().to_numpy()
-        self._urls = self._table["url"].combine_chunks()
+        # The one chunk that was written: to combine chunks would load and copy them.
+        self._keys = self._table["key"].chunk(0).to_numpy()
+        self._urls = self._table["url"].chunk(0)
 
     def __len__(self) -> int:
         """The number of photos."""
@@ -225,12 +269,12 @@ def open_index(
 
 def _make(source: RemoteFile, path: str, progress: Fetching | None) -> None:
     if source.is_local:
-        _build(source.kept("", None), source.url, path)
+        _build(source.kept("", None), source.shown, path)
         return
-    csv = path + (".csv.gz" if source.url.endswith(".gz") else ".csv")
+    csv = path + (".csv.gz" if source.shown.endswith(".gz") else ".csv")
     try:
         source.copy(csv, progress)
-        _build(csv, source.url, path)
+        _build(csv, source.shown, path)
     finally:
         if os.path.exists(csv):
             os.unlink(csv)

@@ -199,7 +199,7 @@ class Reader:
             if isinstance(record, BadRecord):
                 bad += 1
                 if bad <= _TOLD_BAD:
-                    where = f"{self._file.url}, {record.line.where}"
+                    where = f"{self._file.shown}, {record.line.where}"
                     _log.warning("left out: %s: %s: %s", where, record.reason.value, record.detail)
             elif selection.passes_types(record, category_of(record.edit_type)):
                 yield record

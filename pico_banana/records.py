@@ -15,6 +15,8 @@ from urllib.parse import quote, unquote, urlsplit
 
 import orjson
 
+from pico_banana.errors import bare_url
+
 __all__ = [
     "MAX_IMAGES",
     "MAX_LINE_BYTES",
@@ -40,6 +42,7 @@ MAX_IMAGES = 64
 """The most edited or rejected images that one record may have; published ones have at most 5."""
 
 _MAX_NAME = 4096
+_MAX_DETAIL = 300  # it may quote what the line holds, and a plan keeps the details of all bad lines
 _BLOCK_BYTES = 1024 * 1024
 _REJECTED_PREFIX = "nano-banana-300k/"
 _BASE_REMAINDER = PUBLISHED_BASE.removeprefix("https:")
@@ -48,6 +51,8 @@ _TURN = re.compile(r"_turn\d+(?=(?:_retry\d+)?$)")
 _COMMON_URL = re.compile(r"https?://[a-z0-9][a-z0-9.-]{0,250}/[A-Za-z0-9/_.~-]{1,500}")
 _COMMON_PATH = re.compile(r"images(?:/[A-Za-z0-9_-][A-Za-z0-9_.-]{0,250}){1,16}")
 _SURROGATE = re.compile("[\ud800-\udfff]")
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
+_NO_URL = re.compile(r"[\x00-\x20\x7f-\x9f\\]")
 
 
 class BadReason(str, enum.Enum):
@@ -165,7 +170,7 @@ def parse_line(config: str, line: Line, resolve: Resolve = _unresolved) -> Recor
         make = _multi_turn if config == "multi_turn" else _single_turn
         return make(fields, line, odd, resolve, config == "preference")
     except _BadLineError as bad:
-        return BadRecord(line, bad.reason, bad.detail)
+        return BadRecord(line, bad.reason, bad.detail[:_MAX_DETAIL])
 
 
 def _parse_json(raw: bytes) -> tuple[dict[str, Any], tuple[str, ...]]:
@@ -234,19 +239,25 @@ def _list(fields: Mapping[str, Any], name: str, most: int = MAX_IMAGES) -> list[
     return value
 
 
+def _quoted(text: str) -> str:
+    return repr(bare_url(text)[:80])  # it may hold a password
+
+
 def _photo_url(url: str) -> str:
     if _COMMON_URL.fullmatch(url) and "/." not in url:
         return url
-    if len(url) > _MAX_NAME or any(character <= " " or character in "\x7f\\" for character in url):
-        raise _BadLineError(BadReason.BAD_URL, f"input URL {url[:80]!r} is no URL")
+    if len(url) > _MAX_NAME or _NO_URL.search(url):
+        raise _BadLineError(BadReason.BAD_URL, f"input URL {_quoted(url)} is no URL")
     try:
         parts = urlsplit(url)
         host, _port = parts.hostname, parts.port  # a port that is no number raises
-    except ValueError as error:
-        raise _BadLineError(BadReason.BAD_URL, f"input URL {url[:80]!r}: {error}") from None
-    if parts.scheme not in ("http", "https") or not host:
+    except ValueError:
         raise _BadLineError(
-            BadReason.BAD_URL, f"input URL must be an http(s) URL, but is {url[:80]!r}"
+            BadReason.BAD_URL, "input URL must have a host's name and, if any, a port's number"
+        ) from None
+    if parts.scheme not in ("http", "https") or not (host or "").strip("."):
+        raise _BadLineError(
+            BadReason.BAD_URL, f"input URL must be an http(s) URL, but is {_quoted(url)}"
         )
     if "@" in parts.netloc:  # not shown: it may be a password
         raise _BadLineError(BadReason.BAD_URL, "input URL must not hold credentials")
@@ -269,11 +280,12 @@ def _path(value: Any, name: str, resolve: Resolve) -> str:
         remainder = path.removeprefix("https:").removeprefix("http:")
         if not remainder.startswith(_BASE_REMAINDER):
             raise _BadLineError(
-                BadReason.BAD_URL, f"{name!r} must lie under {PUBLISHED_BASE}, but is {path[:80]!r}"
+                BadReason.BAD_URL,
+                f"{name!r} must lie under {PUBLISHED_BASE}, but is {_quoted(path)}",
             )
         path = unquote(remainder.removeprefix(_BASE_REMAINDER))
     if not _is_plain(path):
-        raise _BadLineError(BadReason.BAD_PATH, f"{name!r} must be a path, but is {path[:80]!r}")
+        raise _BadLineError(BadReason.BAD_PATH, f"{name!r} must be a path, but is {_quoted(path)}")
     if path.startswith("images/"):
         return path
     resolved = resolve(path)
@@ -286,7 +298,7 @@ def _is_plain(path: str) -> bool:
         return False
     if any(segment in ("", ".", "..") for segment in path.split("/")):
         return False
-    return not any(character < " " or character == "\x7f" for character in path)
+    return not _CONTROL.search(path)
 
 
 def _id(path: str) -> str:
@@ -397,6 +409,8 @@ def split_lines(
         pending_bytes += len(block) - position
         if not skipping and pending_bytes <= MAX_LINE_BYTES:
             pending.append(block[position:])
+        elif end is not None and offset + pending_bytes >= end:
+            break  # no other line begins in the range: the end of a huge one is nobody's to read
     if pending_bytes and not skipping:
         yield _line(offset, pending, pending_bytes, number)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import itertools
 import os
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from pico_banana.cache import RemoteFile
-from pico_banana.errors import ReleaseError
+from pico_banana.errors import ReleaseError, bare_url
 from pico_banana.records import (
     PUBLISHED_BASE,
     BadRecord,
@@ -186,9 +187,11 @@ _CONTENT_OF_FETCH = ("max_image_bytes", "max_pixels", "placeholder_sha256s")
 
 
 def state_of(place: str, path: str) -> str:
-    """A place, and where `path` is a local file, its size and time too."""
+    """A place, and where `path` is a local file, its size and time too; no secret stands in it."""
     try:
         found = os.stat(path)
     except OSError:  # a URL, or a file that is not there, of which its reader will speak
-        return place
+        shown = bare_url(place)
+        # The query may be what tells two files apart, or a signature.
+        return place if shown == place else f"{shown} {hashlib.sha256(place.encode()).hexdigest()}"
     return f"{place} {found.st_size} {found.st_mtime_ns}"

@@ -12,7 +12,8 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import PydanticCustomError
 
-from pico_banana.errors import SettingError, UsageError, near
+from pico_banana.errors import SettingError, UsageError, bare_url, holds_password, near
+from pico_banana.places import Base, MetadataPlace, Mirrors, Place
 from pico_banana.records import PUBLISHED_BASE
 from pico_banana.schema import CONFIGS, EDIT_CATEGORIES, EDIT_TYPES, slug_of
 
@@ -68,6 +69,10 @@ class FetchPolicy(_Frozen):
     backoff_s: float = Field(ge=0)
     backoff_max_s: float = Field(ge=0)
     retry_after_max_s: float = Field(ge=0)
+    recovery_s: float = Field(gt=0)
+    breaker_failures: int = Field(ge=1)
+    breaker_pause_s: float = Field(ge=0)
+    breaker_pauses: int = Field(ge=0)
     connect_timeout_s: float = Field(gt=0)
     read_timeout_s: float = Field(gt=0)
     total_timeout_s: float = Field(gt=0)
@@ -154,37 +159,6 @@ def _no_ids(value: Any) -> tuple[str, ...] | None:
     return None if value is None else _ids(value) or None
 
 
-def _mirrors(value: Any) -> Any:
-    for glob, base in value.items() if isinstance(value, Mapping) else ():
-        if "://" not in str(base) and not os.path.isabs(str(base)):
-            raise PydanticCustomError(
-                "file",
-                "must map host globs to URLs or absolute paths, but {glob} is {base}",
-                {"glob": repr(glob), "base": repr(base)},
-            )
-    return value
-
-
-def _place(value: Any) -> Any:
-    """A URL without its last slash, or a local path made absolute."""
-    if not isinstance(value, (str, os.PathLike)):
-        return value
-    place = os.fspath(value)
-    if not place:
-        raise PydanticCustomError("place", "must be a URL or a path")
-    if "://" not in place:
-        place = os.path.abspath(os.path.expanduser(place.removeprefix("file:")))
-    elif place.startswith("file://"):
-        place = os.path.abspath(place.removeprefix("file://"))
-    bare = place.rstrip("/")
-    return place if bare.endswith(":") else bare or "/"
-
-
-def _metadata_place(value: Any) -> Any:
-    return value if value == "none" else _place(value)
-
-
-Place = Annotated[str, BeforeValidator(_place)]
 Source = Literal["folder", "tar", "bucket", "flickr"]
 
 
@@ -198,7 +172,7 @@ class Settings(_Frozen):
     Every field is a keyword argument of the loader and a flag of the converter.
     """
 
-    cdn: Place = Field(
+    cdn: Base = Field(
         PUBLISHED_BASE.rstrip("/"),
         description="The release's base: http(s) URL, fsspec URL, or a folder holding jsonl/, "
         "manifest/ and images/.",
@@ -206,7 +180,7 @@ class Settings(_Frozen):
     open_images: Place | None = Field(
         None, description="Folder with Open Images photos: train_0/<ImageID>.jpg, ..."
     )
-    open_images_metadata: Annotated[str, BeforeValidator(_metadata_place)] = Field(
+    open_images_metadata: MetadataPlace = Field(
         METADATA_CSV,
         description="Open Images' image list (CSV: URL or path), or `none`: no ImageIDs and no "
         "attribution, only with `flickr` named as a source.",
@@ -244,7 +218,7 @@ class Settings(_Frozen):
     images: Literal["bytes", "url", "none"] = Field(
         "bytes", description="Image columns with bytes, with addresses only, or no image columns."
     )
-    mirrors: Annotated[dict[str, str], BeforeValidator(_mirrors)] = Field(
+    mirrors: Mirrors = Field(
         {}, description="GLOB=BASE: another base URL for hosts; it may hold {host}."
     )
     concurrency: int = Field(64, ge=1, description="Fetches under way at once in one process.")
@@ -279,8 +253,15 @@ def read_settings_file(path: str) -> dict[str, Any]:
     try:
         with open(path, encoding="utf-8") as file:
             values = yaml.safe_load(file)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"the settings file {path} cannot be read: {error}") from None
+    except yaml.YAMLError as error:  # its text is not shown: a part of it may be a password
+        mark = getattr(error, "problem_mark", None)
+        where = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "its text"
+        raise UsageError(
+            f"the settings file {path} must be YAML, but {where} is not; values with odd "
+            "characters need quotes"
+        ) from None
     if values is None:
         return {}
     if not isinstance(values, dict):
@@ -351,10 +332,19 @@ def _setting_error(error: ValidationError) -> SettingError:
         return SettingError(name, "…", "must be a mapping")
     message = first["msg"]
     message = message[0].lower() + message[1:]
-    made = SettingError(name, first["input"], message.replace("input should", "must"))
+    made = SettingError(name, _shown(name, first["input"]), message.replace("input should", "must"))
     if first["type"] in ("word", "file"):
         made.args = (f"{name} {message}",)
     return made
+
+
+def _shown(name: str, given: Any) -> Any:
+    """What a message may show of a value: a place may hold a password or a signature."""
+    if name.partition(".")[0] not in ("cdn", "mirrors", "open_images", "open_images_metadata"):
+        return given
+    if isinstance(given, str) and not holds_password(given):
+        return bare_url(given)
+    return given if isinstance(given, (int, float)) else "…"
 
 
 def _checked(settings: AnySettings) -> AnySettings:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 from urllib.parse import quote, urlsplit
 
+from pico_banana.hosts import Host
 from pico_banana.missing import MissingReason
 from pico_banana.open_images import Photo, is_image_id
 from pico_banana.records import PUBLISHED_BASE, Record, published_url
@@ -22,11 +23,14 @@ FLICKR_HOSTS = "*.staticflickr.com"
 class Place(NamedTuple):
     """One place to try: the way by which it is reached, and the address that is contacted.
 
-    `way` is cdn, folder, bucket or flickr; `address` a URL or a local path.
+    `way` is cdn, folder, bucket or flickr; `address` a URL or a local path. `within` says what may
+    be read there: a local file must really lie in one of these folders, links followed; of an
+    fsspec URL it is the beginning that the user gave.
     """
 
     way: str
     address: str
+    within: tuple[str, ...] = ()
 
 
 class ImageRef(NamedTuple):
@@ -43,15 +47,22 @@ class ImageRef(NamedTuple):
 
 def mirrored(url: str, mirrors: Mapping[str, str]) -> str:
     """Return where a URL is really asked: the first mirror whose host glob matches, or itself."""
+    return _mirrored(url, mirrors)[0]
+
+
+def _mirrored(url: str, mirrors: Mapping[str, str]) -> tuple[str, str]:
+    """Where a URL is really asked, and the part of that which the user gave, up to any {host}."""
     if not mirrors or not url.startswith(("http://", "https://")):
-        return url
+        return url, url
     parts = urlsplit(url)
     host = parts.hostname or ""
     for glob, base in mirrors.items():
         if fnmatch.fnmatchcase(host, glob.lower()):
             query = f"?{parts.query}" if parts.query else ""
-            return base.replace("{host}", host).rstrip("/") + parts.path + query
-    return url
+            address = base.replace("{host}", host).rstrip("/") + parts.path + query
+            own, is_open, _ = base.partition("{host}")
+            return address, own[: own.rfind("/") + 1] if is_open else base
+    return url, url
 
 
 def join(base: str, path: str) -> str:
@@ -65,6 +76,18 @@ class Sources:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._cdn = mirrored(settings.cdn, settings.mirrors)
+        self._bucket = mirrored(BUCKET, settings.mirrors).rstrip("/")
+        # What may be read is the same for all places of a kind: they share one tuple.
+        self._within_cdn = (self._cdn, f"{self._cdn}/images")
+        self._within_bucket = (self._bucket,)
+        root = settings.open_images or ""
+        digits = [f"train_{digit}" for digit in "0123456789abcdef"]
+        folders = {name: os.path.join(root, name) for name in (*digits, "train")}
+        # A file's own folder comes first: mostly it lies there, and no other must be looked at.
+        self._within_folder = {
+            name: (folder, root, *folders.values()) for name, folder in folders.items()
+        }
+        self._within_folder[""] = (root, *folders.values())
 
     def edited(self, path: str) -> ImageRef:
         """Return the reference of an edited, chosen, rejected or turn image."""
@@ -72,7 +95,8 @@ class Sources:
         if not path.startswith("images/"):
             # Neither below images/ nor in the manifest: nobody knows where it lies.
             return ImageRef(published_url(path), name, (), MissingReason.UNRESOLVED)
-        return ImageRef(published_url(path), name, (Place("cdn", join(self._cdn, path)),))
+        place = Place("cdn", join(self._cdn, path), self._within_cdn)
+        return ImageRef(published_url(path), name, (place,))
 
     def input(self, record: Record, photo: Photo | None) -> ImageRef:
         """Return the reference of a record's input image."""
@@ -80,40 +104,50 @@ class Sources:
         absent = MissingReason.NOT_LISTED
         for source in self._settings.sources:
             if source == "flickr":
-                address = self._flickr(record.input_url)
-                absent = MissingReason.FORBIDDEN_ADDRESS if address is None else absent
-                places += [Place("flickr", address)] if address else []
+                place = self._flickr(record.input_url)
+                absent = MissingReason.FORBIDDEN_ADDRESS if place is None else absent
+                places += [place] if place else []
             elif photo is not None and is_image_id(photo.image_id):
                 places += self._open_images(source, photo.image_id)
         return ImageRef(record.input_url, record.photo, tuple(places), absent)
 
     def _open_images(self, source: str, image_id: str) -> list[Place]:
         if source == "bucket":
-            return [Place("bucket", mirrored(f"{BUCKET}{image_id}.jpg", self._settings.mirrors))]
+            return [Place("bucket", f"{self._bucket}/{image_id}.jpg", self._within_bucket)]
         root = self._settings.open_images or ""
-        folders = (f"train_{image_id[0]}", "train", "")
-        return [Place("folder", os.path.join(root, name, f"{image_id}.jpg")) for name in folders]
+        return [
+            Place("folder", os.path.join(root, name, f"{image_id}.jpg"), self._within_folder[name])
+            for name in (f"train_{image_id[0]}", "train", "")
+        ]
 
-    def _flickr(self, url: str) -> str | None:
-        """The address of a Flickr original, None where its host may not be asked."""
-        address = mirrored(url, self._settings.mirrors)
-        if address != url:
-            return address
-        return url if fnmatch.fnmatchcase(urlsplit(url).hostname or "", FLICKR_HOSTS) else None
+    def _flickr(self, url: str) -> Place | None:
+        """The place of a Flickr original, None where its host may not be asked."""
+        scheme, mark, rest = url.partition("://")
+        url = f"{scheme.lower()}{mark}{rest}"
+        address, own = _mirrored(url, self._settings.mirrors)
+        is_mirror = address != url
+        if is_mirror or fnmatch.fnmatchcase(urlsplit(url).hostname or "", FLICKR_HOSTS):
+            return Place("flickr", address, (own,) if is_mirror else ())
+        return None
 
     def allowed_hosts(self) -> tuple[str, ...]:
-        """Return the globs of hosts that may be reached, also after redirects."""
-        named = [urlsplit(url).hostname or "" for url in (PUBLISHED_BASE, BUCKET)]
-        return (FLICKR_HOSTS, *named, *self.named_hosts())
+        """Return globs of the names of published hosts, which may be reached without being named.
 
-    def named_hosts(self) -> tuple[str, ...]:
-        """Return globs of the hosts that the user named; only they may have private addresses."""
+        Also after redirects; by http and https, at their usual ports.
+        """
+        return (FLICKR_HOSTS, *[urlsplit(url).hostname or "" for url in (PUBLISHED_BASE, BUCKET)])
+
+    def named_hosts(self) -> tuple[Host, ...]:
+        """Return the hosts that the user named; only they may have private addresses."""
         mirrors = self._settings.mirrors.items()
         # Not with the glob's own brackets and stars in the URL: those may be no host's name.
-        bases = [base.replace("{host}", "host.invalid") for _, base in mirrors]
+        named = [(base.replace("{host}", "host.invalid"), glob) for glob, base in mirrors]
+        named.append((self._cdn, ""))
         hosts = [
-            (urlsplit(base).hostname or "").replace("host.invalid", glob)
-            for base, (glob, _) in zip(bases, mirrors, strict=True)
+            (Host.of(base), glob.lower())
+            for base, glob in named
+            if base.startswith(("http://", "https://"))
         ]
-        hosts.append(urlsplit(self._cdn).hostname or "")
-        return tuple(host for host in hosts if host)
+        return tuple(
+            [host._replace(name=host.name.replace("host.invalid", glob)) for host, glob in hosts]
+        )

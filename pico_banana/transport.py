@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import email.utils
-import os
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
+from typing import NamedTuple, TypeVar
 
 import aiohttp
-import fsspec
 from yarl import URL
 
 from pico_banana import __version__
-from pico_banana.budgets import Budgets, Outcome, host_of
+from pico_banana.budgets import Budgets, host_of
+from pico_banana.errors import bare_text, bare_url
+from pico_banana.files import find_file
 from pico_banana.guard import AddressGuard, GuardedResolver, PrivateAddressError
 from pico_banana.missing import AskError, MissingReason
+from pico_banana.pace import Answer, Lease, Outcome
 from pico_banana.settings import Settings
+from pico_banana.sources import Place
 
-__all__ = ["NeedRoomError", "Transport"]
+__all__ = ["Body", "NeedRoomError", "Transport"]
 
 USER_AGENT = f"pico-banana-400k/{__version__}"
 _REDIRECTS = {301, 302, 303, 307, 308}
@@ -33,8 +36,19 @@ _STATUS = {
 _CLIENT_ERROR, _SERVER_ERROR = range(400, 500), range(500, 600)
 _BLOCK_BYTES = 256 * 1024
 
+_DENIED, _SLOW_DOWN = 403, {429, 503}
+
 Grow = Callable[[int], bool]
 """Asks whether an answer may grow to so many bytes in memory now."""
+Received = list[bytes]
+Came = TypeVar("Came")
+
+
+class Body(NamedTuple):
+    """The bytes that came, and whether the answer itself told that they are all."""
+
+    data: bytes
+    is_whole: bool = True
 
 
 class NeedRoomError(Exception):
@@ -82,82 +96,106 @@ class Transport:
         """Close the connections."""
         await self._session.close()
 
-    async def ask(self, address: str, grow: Grow) -> bytes:
-        """Return the bytes at an address, a URL or a local path.
+    async def ask(self, place: Place, grow: Grow) -> Body:
+        """Return the bytes at a place.
 
         Raises:
             AskError: with the reason, where they could not be had.
             NeedRoomError: `grow` refused.
         """
+        address = place.address
         if address.startswith(("http://", "https://")):
             return await self._follow(address, grow)
-        if "://" not in address:
-            async with self._slots:
-                return await self._read_file(address, grow)
-        host = host_of(address)
-        await self._begin(host)
-        try:
-            return await self._read_fsspec(address, grow)
-        finally:
-            self._end(host, Outcome.OK)
+        if "://" in address:
+            return await self._leased(
+                host_of(address), lambda received: self._ask_fsspec(place, grow, received)
+            )
+        async with self._slots:
+            begun_s, data = time.monotonic(), b""
+            try:
+                data = await self._read_file(place, grow)
+            finally:
+                self._budgets.count_file(time.monotonic() - begun_s, len(data))
+        return Body(data)
 
-    async def _begin(self, host: str) -> None:
+    async def _ask_fsspec(self, place: Place, grow: Grow, received: Received) -> Body:
+        received.append(await self._read_file(place, grow))
+        return Body(received[0])
+
+    async def _begin(self, host: str) -> Lease:
         """Take a lease of the host, then a slot, so that a slow host's queue takes no slot.
 
         One request a host at a time: leases that gather while all slots are taken would be used
         in one burst afterwards, whatever the pace they were granted at.
         """
         async with self._turns[host]:
-            await self._budgets.acquire(host)
+            lease = await self._budgets.acquire(host)
             try:
                 await self._slots.acquire()
             except BaseException:
-                self._budgets.release(host, Outcome.OK)
+                self._budgets.release(lease, Answer(Outcome.UNKNOWN))
                 raise
+        return lease
 
-    def _end(self, host: str, outcome: Outcome, pause_s: float = 0) -> None:
-        self._slots.release()
-        self._budgets.release(host, outcome, pause_s)
+    async def _leased(self, host: str, ask: Callable[[Received], Awaitable[Came]]) -> Came:
+        """Make one request within its host's budget, and say what it came to."""
+        lease = await self._begin(host)
+        begun_s = time.monotonic()
+        received: Received = []
+        answer = Answer(Outcome.UNKNOWN)
+        try:
+            came = await ask(received)
+            answer = Answer(Outcome.OK)
+        except NeedRoomError:
+            answer = Answer(Outcome.OK)
+            raise
+        except AskError as error:
+            answer = Answer(_outcome(error), error.reason, error.retry_after_s)
+            raise
+        finally:
+            measured = answer._replace(
+                duration_s=time.monotonic() - begun_s, size_bytes=sum(map(len, received))
+            )
+            self._slots.release()
+            self._budgets.release(lease, measured)
+        return came
 
-    async def _follow(self, url: str, grow: Grow) -> bytes:
+    async def _follow(self, url: str, grow: Grow) -> Body:
         for _ in range(self._policy.max_redirects + 1):
             self._guard.check(url)
             answer = await self._request(url, grow)
-            if isinstance(answer, bytes):
+            if isinstance(answer, Body):
                 return answer
             url = answer
             if "photo_unavailable" in url:
-                raise AskError(MissingReason.PLACEHOLDER, f"redirected to {url}")
+                raise AskError(MissingReason.PLACEHOLDER, f"redirected to {bare_url(url)}")
         raise AskError(MissingReason.FORBIDDEN, f"more than {self._policy.max_redirects} redirects")
 
-    async def _request(self, url: str, grow: Grow) -> bytes | str:
+    async def _request(self, url: str, grow: Grow) -> Body | str:
         """Make one request; return the body, or the address that it redirects to."""
         host = host_of(url)
-        await self._begin(host)
-        outcome, pause_s = Outcome.FAILED, 0.0
+        try:
+            return await self._leased(host, lambda received: self._get(url, grow, received))
+        except AskError as error:
+            if error.status == _DENIED and await self._budgets.is_burst(host):
+                detail = f"{error.detail}, as to others at once"
+                raise AskError(MissingReason.THROTTLED, detail, status=_DENIED) from None
+            raise
+
+    async def _get(self, url: str, grow: Grow, received: Received) -> Body | str:
         try:
             # Paths are quoted already; only an address that is not ASCII needs yarl's help.
             target = URL(url, encoded=url.isascii())
             async with self._session.get(target, allow_redirects=False) as response:
                 if response.status in _REDIRECTS and "Location" in response.headers:
-                    outcome = Outcome.OK
                     return str(target.join(URL(response.headers["Location"])))
                 self._check_status(response)
-                body = await self._read(response, grow)
-            outcome = Outcome.OK
-        except AskError as error:
-            throttled = error.reason is MissingReason.THROTTLED
-            outcome = Outcome.THROTTLED if throttled else Outcome.FAILED
-            pause_s = error.retry_after_s
-            raise
-        except NeedRoomError:
-            outcome = Outcome.OK
-            raise
+                await self._read(response, grow, received)
+                # A chunked body has an end of its own; one that ends with its connection has none.
+                chunked = "chunked" in response.headers.get("Transfer-Encoding", "").lower()
+                return Body(b"".join(received), response.content_length is not None or chunked)
         except (aiohttp.ClientError, asyncio.TimeoutError, OSError, ValueError) as error:
             raise _as_ask_error(error) from None
-        finally:
-            self._end(host, outcome, pause_s)
-        return body
 
     def _check_status(self, response: aiohttp.ClientResponse) -> None:
         status = response.status
@@ -172,21 +210,23 @@ class Transport:
         wait_s = 0.0
         if status == 429 or status in _SERVER_ERROR:  # noqa: PLR2004
             wait_s = _retry_after_s(response.headers.get("Retry-After", ""))
-        wait_s = min(wait_s, self._policy.retry_after_max_s)
-        raise AskError(reason, f"status {status} {response.reason or ''}".rstrip(), wait_s)
+        raise AskError(
+            reason,
+            f"status {status} {response.reason or ''}".rstrip(),
+            status=status,
+            retry_after_s=min(wait_s, self._policy.retry_after_max_s),
+        )
 
-    async def _read(self, response: aiohttp.ClientResponse, grow: Grow) -> bytes:
+    async def _read(self, response: aiohttp.ClientResponse, grow: Grow, received: Received) -> None:
         expected = response.content_length
         if expected is not None:
             self._check_size(expected, grow)
-        blocks: list[bytes] = []
         size = 0
         async for block in response.content.iter_any():
-            blocks.append(block)
+            received.append(block)
             size += len(block)
             if expected is None or size > expected:  # chunked, or packed after all
                 self._check_size(size, grow, whole=False)
-        return b"".join(blocks)
 
     def _check_size(self, size: int, grow: Grow, *, whole: bool = True) -> None:
         if size > self._policy.max_image_bytes:
@@ -197,41 +237,29 @@ class Transport:
             # Where nobody says how much is still to come, ask for twice as much.
             raise NeedRoomError(size if whole else min(2 * size, self._policy.max_image_bytes))
 
-    async def _read_file(self, path: str, grow: Grow) -> bytes:
+    async def _read_file(self, place: Place, grow: Grow) -> bytes:
+        """Read a file of a folder or of an fsspec place."""
         loop = asyncio.get_running_loop()
-        try:
-            size = await loop.run_in_executor(self._pool, os.path.getsize, path)
-            self._check_size(size, grow)
-            return await loop.run_in_executor(self._pool, _read_whole, path)
-        except (FileNotFoundError, NotADirectoryError):
-            raise AskError(MissingReason.NOT_FOUND, "no such file") from None
-        except (OSError, ValueError) as error:
-            raise AskError(MissingReason.FORBIDDEN, str(error)) from None
-
-    async def _read_fsspec(self, address: str, grow: Grow) -> bytes:
-        loop = asyncio.get_running_loop()
-        try:
-            file_system, path = fsspec.core.url_to_fs(address, **self._storage_options)
-            info = await loop.run_in_executor(self._pool, file_system.info, path)
-            self._check_size(int(info["size"]), grow)
-            return bytes(await loop.run_in_executor(self._pool, file_system.cat_file, path))
-        except FileNotFoundError:
-            raise AskError(MissingReason.NOT_FOUND, "no such file") from None
-        except PermissionError as error:
-            raise AskError(MissingReason.FORBIDDEN, str(error)) from None
-        except asyncio.TimeoutError as error:  # fsspec's own; an OSError from Python 3.11 on
-            raise AskError(MissingReason.TIMEOUT, str(error)) from None
-        except (aiohttp.ClientError, OSError) as error:
-            raise AskError(MissingReason.CONNECTION, str(error)) from None
+        file = await loop.run_in_executor(self._pool, find_file, place, self._storage_options)
+        if file.size_bytes is not None:
+            self._check_size(file.size_bytes, grow)
+        most = self._policy.max_image_bytes + 1
+        data = await loop.run_in_executor(self._pool, file.read, most)
+        self._check_size(len(data), grow)  # its size may be unknown, wrong, or another by now
+        return data
 
 
-def _read_whole(path: str) -> bytes:
-    with open(path, "rb") as file:
-        return file.read()
+def _outcome(error: AskError) -> Outcome:
+    """What a failed request says of its host; an image that is not there says nothing bad."""
+    if error.status in _SLOW_DOWN or error.reason is MissingReason.THROTTLED:
+        return Outcome.THROTTLED
+    if error.status == _DENIED:
+        return Outcome.DENIED
+    return Outcome.FAILED if error.reason.is_transient else Outcome.OK
 
 
 def _as_ask_error(error: Exception) -> AskError:
-    said = f"{type(error).__name__}: {error}".rstrip(": ")
+    said = bare_text(f"{type(error).__name__}: {error}".rstrip(": "))
     if isinstance(error, asyncio.TimeoutError):
         return AskError(MissingReason.TIMEOUT, said)
     if isinstance(error, aiohttp.ClientPayloadError):

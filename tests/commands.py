@@ -16,7 +16,15 @@ import pyarrow.parquet as pq
 
 from pico_banana.convert.sample_release import SampleRelease
 
-QUICK_FETCH = {"retries": 2, "backoff_s": 0.01, "read_timeout_s": 5, "connect_timeout_s": 5}
+QUICK_FETCH = {
+    "retries": 2,
+    "backoff_s": 0.01,
+    "recovery_s": 0.05,
+    "breaker_pause_s": 0.01,
+    "breaker_pauses": 3,
+    "read_timeout_s": 5,
+    "connect_timeout_s": 5,
+}
 
 
 @dataclass(frozen=True)

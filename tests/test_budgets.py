@@ -11,14 +11,18 @@ import time
 
 import pytest
 
-from pico_banana.budgets import HostBudgets, LeasedBudgets, LeaseServer, Outcome, host_of
+from pico_banana.budgets import HostBudgets, host_of
 from pico_banana.fetch import Fetched, Fetcher
-from pico_banana.settings import HostBudget, Settings, build_settings
+from pico_banana.leases import LeasedBudgets, LeaseServer
+from pico_banana.missing import MissingReason
+from pico_banana.pace import Answer, Outcome
+from pico_banana.settings import Settings, build_settings
 from pico_banana.sources import Sources
 from tests import fake_cdn
 from tests.fake_cdn import FakeCDN
 
 HOST = "http://127.0.0.1:80"
+WELL = Answer(Outcome.OK)
 SPAWN = multiprocessing.get_context("spawn")
 
 
@@ -36,6 +40,13 @@ def server(tmp_path):
 def settings(server, **budget):
     fetch = {"hosts": {"127.0.0.1": budget}, "retries": 3, "backoff_s": 0.001}
     return build_settings(Settings, {"cdn": f"{server.url}/cdn"}, {"fetch": fetch})
+
+
+def policy(*, hosts=None, **given):
+    """A policy with these budgets of hosts, or with one budget for all."""
+    of_budget = ("connections", "requests_per_second")
+    budget = {name: given.pop(name) for name in of_budget if name in given}
+    return build_settings(Settings, {}, {"fetch": {"hosts": hosts or {"*": budget}, **given}}).fetch
 
 
 def fetch_all(made, refs, leases, began, counts):
@@ -84,7 +95,7 @@ def test_connections_are_shared_by_processes(server):
     made = settings(server, connections=4)
     server.delay_s = 0.02
     with (
-        LeaseServer(made.fetch.hosts) as leases,
+        LeaseServer(made.fetch) as leases,
         processes(made, "abc", leases.address) as (_, counts),
     ):
         assert [counts.get() for _ in range(3)] == [20, 20, 20]
@@ -95,7 +106,7 @@ def test_a_pace_and_a_pause_are_shared_by_processes(server):
     made = settings(server, connections=16, requests_per_second=10)
     server.fail("*/a1.png", fake_cdn.too_many(1))
     with (
-        LeaseServer(made.fetch.hosts) as leases,
+        LeaseServer(made.fetch) as leases,
         processes(made, "abc", leases.address, images=5) as (_, counts),
     ):
         assert [counts.get() for _ in range(3)] == [5, 5, 5]
@@ -110,7 +121,7 @@ def test_a_killed_process_gives_its_leases_back(server):
     made = settings(server, connections=3)
     server.hold("*/a*.png")
     began = SPAWN.Event()
-    with LeaseServer(made.fetch.hosts) as leases:
+    with LeaseServer(made.fetch) as leases:
         with processes(made, "ab", leases.address, began=began) as (started, counts):
             began.set()
             server.wait_for_request("*/a*.png", 1)
@@ -132,7 +143,7 @@ def test_a_killed_process_gives_its_leases_back(server):
 def test_a_fetcher_hears_that_the_run_has_ended(server):
     made = settings(server, connections=1)
     ref = Sources(made).edited("images/a0.png")
-    with LeaseServer(made.fetch.hosts) as leases:
+    with LeaseServer(made.fetch) as leases:
         fetcher = Fetcher(made, leases=leases.address)
         assert isinstance(next(fetcher.in_order([[[ref]]]))[0], Fetched)
     with fetcher:
@@ -147,7 +158,7 @@ def test_a_fetcher_hears_that_the_run_has_ended(server):
 def test_the_end_of_the_server_reaches_those_who_wait():
     async def wait_in_vain(leases):
         budgets = LeasedBudgets(leases.address)
-        await budgets.acquire(HOST)
+        lease = await budgets.acquire(HOST)
         waiting = asyncio.ensure_future(budgets.acquire(HOST))
         await asyncio.sleep(0)
         await asyncio.get_running_loop().run_in_executor(None, leases.__exit__, None, None, None)
@@ -155,33 +166,32 @@ def test_the_end_of_the_server_reaches_those_who_wait():
             await asyncio.wait_for(waiting, 10)
         with pytest.raises(ConnectionError):
             await asyncio.wait_for(budgets.acquire(HOST), 10)
-        budgets.release(HOST, Outcome.OK)
+        budgets.release(lease, WELL)
         await budgets.close()
 
-    asyncio.run(wait_in_vain(LeaseServer({"*": HostBudget(connections=1)}).__enter__()))
+    asyncio.run(wait_in_vain(LeaseServer(policy(connections=1)).__enter__()))
 
 
 def test_a_lease_that_is_no_longer_wanted_goes_to_the_next():
     async def give_up(leases):
         first, second = LeasedBudgets(leases.address), LeasedBudgets(leases.address)
-        await first.acquire(HOST)
+        lease = await first.acquire(HOST)
         waiting = [asyncio.ensure_future(first.acquire(HOST)) for _ in range(5)]
         await asyncio.sleep(0)
         for one in waiting:
             one.cancel()
         await asyncio.gather(*waiting, return_exceptions=True)
-        first.release(HOST, Outcome.OK)
-        await asyncio.wait_for(second.acquire(HOST), 10)
-        second.release(HOST, Outcome.OK)
+        first.release(lease, WELL)
+        second.release(await asyncio.wait_for(second.acquire(HOST), 10), WELL)
         await first.close()
         await second.close()
 
-    with LeaseServer({"*": HostBudget(connections=1)}) as leases:
+    with LeaseServer(policy(connections=1)) as leases:
         asyncio.run(give_up(leases))
 
 
 def test_the_server_leaves_nothing_behind():
-    with LeaseServer({}) as leases:
+    with LeaseServer(policy()) as leases:
         assert os.stat(os.path.dirname(leases.address)).st_mode & 0o077 == 0
     assert not os.path.exists(os.path.dirname(leases.address))
     assert "pico-banana-leases" not in [thread.name for thread in threading.enumerate()]
@@ -191,7 +201,7 @@ def test_a_long_folder_for_temporary_files_is_no_hindrance(tmp_path, monkeypatch
     folder = tmp_path / ("long" * 30)
     folder.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
-    with LeaseServer({}) as leases:
+    with LeaseServer(policy()) as leases:
         assert os.path.exists(leases.address)
     assert not os.path.exists(leases.address)
     assert not list(folder.iterdir())
@@ -217,20 +227,20 @@ async def granted_at_once(budgets, host):
     tasks = [asyncio.ensure_future(budgets.acquire(host)) for _ in range(100)]
     for _ in range(10):
         await asyncio.sleep(0)
-    count = sum(task.done() for task in tasks)
+    granted = [task.result() for task in tasks if task.done()]
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-    for _ in range(count):
-        budgets.release(host, Outcome.OK)
-    return count
+    for lease in granted:
+        budgets.release(lease, WELL)
+    return len(granted)
 
 
 def test_the_first_glob_that_matches_wins():
-    budgets = {"a.example": HostBudget(connections=2), "*.EXAMPLE": HostBudget(connections=3)}
+    budgets = {"a.example": {"connections": 2}, "*.EXAMPLE": {"connections": 3}}
 
     async def count():
-        made = HostBudgets(budgets)
+        made = HostBudgets(policy(hosts=budgets))
         hosts = ["https://a.example:443", "https://b.example:443", "https://c.test:443"]
         twice: list[list[bool]] = [[], []]  # not in one expression: Python 3.10 cannot
         for granted in twice:
@@ -243,7 +253,7 @@ def test_the_first_glob_that_matches_wins():
 
 def test_ports_have_budgets_of_their_own():
     async def count():
-        made = HostBudgets({"*": HostBudget(connections=2)})
+        made = HostBudgets(policy(connections=2))
         await made.acquire("http://a:80")
         await made.acquire("http://a:80")
         assert await granted_at_once(made, "http://a:81") == 2
@@ -253,12 +263,12 @@ def test_ports_have_budgets_of_their_own():
 
 def test_a_pause_acts_on_those_who_wait_already():
     async def pause():
-        made = HostBudgets({"*": HostBudget(connections=2, requests_per_second=20)})
-        await made.acquire(HOST)
+        made = HostBudgets(policy(connections=2, requests_per_second=20))
+        lease = await made.acquire(HOST)
         waiting = asyncio.ensure_future(made.acquire(HOST))
         await asyncio.sleep(0)
         began = time.monotonic()
-        made.release(HOST, Outcome.THROTTLED, 0.3)
+        made.release(lease, Answer(Outcome.FAILED, MissingReason.SERVER_ERROR, 0.3))
         await waiting
         assert time.monotonic() - began >= 0.3
 
@@ -268,12 +278,12 @@ def test_a_pause_acts_on_those_who_wait_already():
 @pytest.mark.parametrize("rate", [50, 400])
 def test_a_pace_is_neither_exceeded_nor_wasted(rate):
     async def ask(made, times):
-        await made.acquire(HOST)
+        lease = await made.acquire(HOST)
         times.append(time.monotonic())
-        made.release(HOST, Outcome.OK)
+        made.release(lease, WELL)
 
     async def all_at_once():
-        made = HostBudgets({"*": HostBudget(connections=8, requests_per_second=rate)})
+        made = HostBudgets(policy(connections=8, requests_per_second=rate))
         times = []
         await asyncio.gather(*[ask(made, times) for _ in range(rate // 2)])
         return times

@@ -35,6 +35,7 @@ QUICK = {
     "retries": 3,
     "backoff_s": 0.001,
     "backoff_max_s": 0.01,
+    "recovery_s": 0.05,
     "connect_timeout_s": 10,
     "read_timeout_s": 10,
     "total_timeout_s": 20,
@@ -262,7 +263,7 @@ def test_nobody_listens(release):
     with socket.create_server(("127.0.0.1", 0)) as listening:
         port = listening.getsockname()[1]
     ref = ImageRef(INPUT_URL, "0.png", (Place("cdn", f"http://127.0.0.1:{port}/0.png"),))
-    (found,) = release.fetch([ref], {"retries": 2})
+    (found,) = release.fetch([ref], {"retries": 2}, cdn=f"http://127.0.0.1:{port}")
     assert (found.reason, found.tries) == (MissingReason.CONNECTION, 3)
 
 

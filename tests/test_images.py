@@ -8,7 +8,7 @@ import zlib
 import numpy as np
 import pytest
 from datasets import Image as ImageFeature
-from PIL import ExifTags, Image, features
+from PIL import ExifTags, Image, ImageFile, PngImagePlugin, features
 
 from pico_banana.images import FlawError, inspect
 from pico_banana.missing import MissingReason
@@ -37,8 +37,8 @@ def turned(orientation):
     return exif
 
 
-def look(data, *, decode=False, max_pixels=MAX_PIXELS):
-    return inspect(data, decode=decode, max_pixels=max_pixels)
+def look(data, *, decode=False, max_pixels=MAX_PIXELS, is_whole=True):
+    return inspect(data, decode=decode, max_pixels=max_pixels, is_whole=is_whole)
 
 
 def flaw(data, **options):
@@ -129,6 +129,59 @@ def test_bytes_behind_the_end_do_no_harm(kind):
     assert facts.mark == {"PNG": None, "JPEG": "bytes_after_end"}[kind]
 
 
+def test_a_jpeg_of_unknown_length_must_end_with_its_marker():
+    data = encoded("JPEG")
+    assert look(data, is_whole=False).mark is None
+    for odd in (data[:-2] + bytes(64), data + b"more", data[:-2]):
+        assert flaw(odd, is_whole=False) is MissingReason.TRUNCATED
+    for kind in ("PNG", "WEBP"):  # these say themselves where they end
+        assert look(encoded(kind), is_whole=False).mark is None
+
+
+def with_thumbnail():
+    """A JPEG that has another one inside of it, as cameras write them."""
+    data, small = encoded("JPEG"), encoded("JPEG", PICTURE.resize((16, 12)))
+    segment = b"Exif\0\0" + small
+    return data[:2] + b"\xff\xe1" + (len(segment) + 2).to_bytes(2, "big") + segment + data[2:]
+
+
+def test_the_end_of_a_thumbnail_is_not_the_end_of_the_picture():
+    data = with_thumbnail()
+    assert look(data).mark is None
+    assert look(data[:-2] + bytes(64)).mark == "no_end_marker"
+    assert look(data + b"more").mark == "bytes_after_end"
+    thumbnail_end = data.index(b"\xff\xd9") + 2
+    for end in (thumbnail_end, thumbnail_end + 10, *range(1000, len(data) - 2, 500)):
+        for is_whole in (True, False):
+            assert flaw(data[:end], is_whole=is_whole) is MissingReason.TRUNCATED
+
+
+def outcome(data):
+    try:
+        return look(data, decode=True)
+    except FlawError as found:
+        return found.reason
+
+
+@pytest.mark.parametrize("kind", ALL_FORMATS)
+def test_what_the_users_process_lets_pass_is_a_flaw_here(kind, monkeypatch):
+    """Trainers tell Pillow to pass over holes; that must decide nothing here, and stay as it is."""
+    rng = random.Random(kind)
+    data = with_thumbnail() if kind == "JPEG" else encoded(kind)
+    broken = [data, *[data[: rng.randrange(20, len(data))] for _ in range(30)]]
+    for _ in range(60):
+        changed = bytearray(data)
+        for _ in range(20):
+            changed[rng.randrange(len(data))] = rng.randrange(256)
+        broken.append(bytes(changed))
+
+    expected = [outcome(one) for one in broken]
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    assert [outcome(one) for one in broken] == expected
+    assert ImageFile.LOAD_TRUNCATED_IMAGES is True
+    assert any(isinstance(one, MissingReason) for one in expected)
+
+
 def test_several_pictures_in_one_jpeg():
     data = encoded("MPO", save_all=True, append_images=[PICTURE])
     facts = look(data, decode=True)
@@ -141,6 +194,48 @@ def test_a_png_chunk_with_a_wrong_crc_is_corrupt(name):
     end = data.index(name) + int.from_bytes(data[data.index(name) - 4 : data.index(name)], "big")
     data[end + 5] ^= 1  # of the four bytes behind the chunk's data
     assert flaw(bytes(data)) is MissingReason.CORRUPT
+
+
+def test_a_png_that_moves_is_whole_to_its_last_picture():
+    data = encoded("PNG", save_all=True, append_images=[PICTURE.rotate(90), PICTURE.rotate(180)])
+    assert b"fdAT" in data
+    assert (look(data).width, look(data, decode=True).height) == SIZE == size_in_datasets(data)
+    place = data.rindex(b"fdAT") + 20
+    assert flaw(data[:place]) is MissingReason.TRUNCATED
+    broken = data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
+    assert flaw(broken) is MissingReason.CORRUPT
+
+
+def chunk(kind, body):
+    return len(body).to_bytes(4, "big") + kind + body + zlib.crc32(kind + body).to_bytes(4, "big")
+
+
+def png(*chunks):
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks) + chunk(b"IEND", b"")
+
+
+def test_an_interlaced_png():
+    header = chunk(b"IHDR", b"\0\0\0\x02\0\0\0\x02" + bytes([8, 0, 0, 0, 1]))
+    # Of a picture of 2 x 2 pixels, passes 1, 6 and 7 hold lines: a filter's byte, then pixels.
+    pixels = zlib.compress(b"\0\x10" + b"\0\x20" + b"\0\x30\x40")
+    data = png(header, chunk(b"IDAT", pixels))
+    assert (look(data).width, look(data, decode=True).height) == (2, 2) == size_in_datasets(data)
+
+
+def test_a_png_without_pixels_is_corrupt():
+    header = chunk(b"IHDR", b"\0\0\0\x02\0\0\0\x02" + bytes([8, 0, 0, 0, 0]))
+    assert flaw(png(header)) is MissingReason.CORRUPT
+    assert flaw(png(header), decode=True) is MissingReason.CORRUPT
+
+
+@pytest.mark.parametrize("decode", [False, True])
+def test_a_wrong_crc_counts_in_every_chunk_of_a_png(decode):
+    """Also where no pixel depends on it: the bytes are not those that were made."""
+    text = PngImagePlugin.PngInfo()
+    text.add_text("Comment", "hello")
+    data = encoded("PNG", pnginfo=text)
+    assert look(data, decode=decode).mark is None
+    assert flaw(data.replace(b"hello", b"jello"), decode=decode) is MissingReason.CORRUPT
 
 
 def test_a_png_whose_pixels_do_not_inflate_is_found_by_decoding():

@@ -333,10 +333,23 @@ def test_permanent_absences_are_one_warning(release: SampleRelease, cdn: FakeCDN
     assert [row["edited_image"] is None for row in undecoded(null)].count(True) == 3
 
 
+def test_flickr_in_several_processes_warns(release: SampleRelease) -> None:
+    with FakeCDN(("/flickr", release.flickr)) as flickr:
+        named = arguments(
+            release,
+            limit=4,
+            input_sources=["flickr"],
+            mirrors={"*.staticflickr.com": f"{flickr.url}/flickr/{{host}}"},
+        )
+        with pytest.warns(UserWarning, match="Flickr is asked from 2 processes"):
+            found = load("sft", num_proc=2, **named)
+    assert {row["input_source"] for row in undecoded(found)} == {"flickr"}
+
+
 def test_a_transient_failure_raises_and_caches_nothing(
     release: SampleRelease, cdn: FakeCDN, own_cache: Path
 ) -> None:
-    cdn.fail("*/positive-edit/*", forever=fake_cdn.status(503))
+    cdn.fail("*/positive-edit/*", forever=fake_cdn.status(500))
     with pytest.raises(Exception, match="server_error") as raised:
         load("sft", **arguments(release, cdn))
     assert "https://ml-site.cdn-apple.com" in str(raised.value)

@@ -1,18 +1,21 @@
 """A photo's URL leads to its ImageID and attribution, by an index that is made once."""
 
+import base64
 import csv
 import gzip
+import hashlib
 import os
 import pickle
 import random
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pico_banana.errors import ReleaseError
-from pico_banana.open_images import is_image_id, open_index
+from pico_banana.open_images import Index, Photo, is_image_id, open_index
 from tests.fake_cdn import FakeCDN
 
 COLUMNS = (
@@ -233,6 +236,17 @@ def test_what_is_no_list(tmp_path, content, made):
     assert made() == 0
 
 
+@pytest.mark.parametrize(
+    "bad", ["1,train", f"1,train,{PHOTO},,,,,,large,,,", "1,train,caf\xe9" + 9 * ","]
+)
+def test_the_row_that_is_wrong_is_named(tmp_path, bad):
+    path = write(tmp_path / "list.csv", [row(n, f"https://h/{n}.jpg") for n in range(5)])
+    with open(path, "a", encoding="latin-1") as file:
+        file.write(f"{bad}\n")
+    with pytest.raises(ReleaseError, match="Row #7"):  # the header is the first
+        open_index(path, {})
+
+
 def test_a_list_that_is_not_there(tmp_path):
     with pytest.raises(ReleaseError, match=r"absent\.csv"):
         open_index(str(tmp_path / "absent.csv"), {})
@@ -268,6 +282,29 @@ def test_a_broken_index_is_refused(tmp_path):
     path.write_bytes(b"ARROW1" + bytes(100))
     with pytest.raises(ReleaseError, match=r"own\.index is no index"):
         open_index(str(path), {})
+
+
+def test_an_index_in_pieces_is_refused(tmp_path):
+    """It is searched as one piece; that it is one is part of its version."""
+    index = indexed(tmp_path / "list.csv", [row(n, f"https://h/{n}.jpg") for n in range(5)])
+    path = tmp_path / "own.index"
+    with pa.memory_map(index.path) as file:
+        table = pa.ipc.open_file(file).read_all()
+        with pa.OSFile(str(path), "wb") as to, pa.ipc.new_file(to, table.schema) as writer:
+            writer.write_table(table, max_chunksize=2)
+    with pytest.raises(ReleaseError, match=r"own\.index is no index of this version"):
+        open_index(str(path), {})
+
+
+def test_opening_an_index_loads_nothing(tmp_path):
+    path = indexed(
+        tmp_path / "list.csv", [row(n, f"https://h/{n}.jpg") for n in range(20_000)]
+    ).path
+    Index(path)
+    before = pa.total_allocated_bytes()
+    index = Index(path)
+    assert pa.total_allocated_bytes() - before < 10_000
+    assert image_ids(index, "https://h/19999.jpg") == [19_999]
 
 
 def test_the_same_list_makes_the_same_index(tmp_path):
@@ -307,6 +344,30 @@ def test_an_index_behind_http_is_kept(tmp_path):
     (tmp_path / "own.arrow").write_bytes(Path(index.path).read_bytes())
     with FakeCDN(("/lists", tmp_path)) as cdn:
         assert image_ids(open_index(f"{cdn.url}/lists/own.arrow", {}), PHOTO) == [1]
+
+
+ORIGINAL = b"the original's bytes"
+MD5 = base64.b64encode(hashlib.md5(ORIGINAL, usedforsecurity=False).digest()).decode()
+MARKS = [
+    (len(ORIGINAL), MD5, None),
+    (None, None, None),
+    (None, MD5, None),
+    (len(ORIGINAL), None, None),
+    (0, MD5, None),
+    (len(ORIGINAL) + 1, MD5, "original_size_differs"),
+    (len(ORIGINAL) + 1, None, "original_size_differs"),
+    (1, "1B2M2Y8AsgTpgAmY7PhCfg==", "original_size_differs"),
+    (None, "1B2M2Y8AsgTpgAmY7PhCfg==", "original_md5_differs"),
+    (len(ORIGINAL), "1B2M2Y8AsgTpgAmY7PhCfg==", "original_md5_differs"),
+    *[(None, odd, None) for odd in ("", "1B2M2Y8AsgTpgAmY7PhCfg", "AAAA", "é", "=", "x y", "\n")],
+]
+
+
+@pytest.mark.parametrize(("size", "md5", "mark"), MARKS)
+def test_an_original_is_held_against_the_list(size, md5, mark):
+    unknown = dict.fromkeys(Photo._fields)
+    photo = Photo(**{**unknown, "original_size": size, "original_md5": md5})
+    assert photo.mark_of_original(ORIGINAL) == mark
 
 
 @pytest.mark.parametrize(

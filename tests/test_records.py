@@ -520,6 +520,56 @@ def test_a_line_of_any_length_takes_bounded_memory():
     assert peak_bytes < 3 * MAX_LINE_BYTES
 
 
+def test_a_huge_line_is_read_once_and_not_by_every_range():
+    before, size = b"{}\n" * 100, 40 * 2**20
+    data = before + b"a" * size + b"\n" + before
+    edges = [*range(0, len(data), len(data) // 64), None]
+    read_bytes, found = 0, []
+
+    for start, end in itertools.pairwise(edges):
+        file = io.BytesIO(data)
+        file.seek(max(start - 1, 0))
+        found += split_lines(file.read, start, end)
+        read_bytes += file.tell() - max(start - 1, 0)
+
+    assert [line.offset for line in found] == [line.offset for line in whole(data)]
+    assert [line.raw is None for line in found] == [False] * 100 + [True] + [False] * 100
+    assert read_bytes < 2 * len(data) + 64 * 2**20  # each range reads a block beyond its end
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_details_are_short_whatever_a_line_holds(config):
+    name = "x" * 100_000
+    files = [{"id": name, "url": "images/1.png"}] * 2
+    required = [{"id": one, "url": "images/1.png"} for one in (name, "edit_turn7")]
+    required += [{"id": "final_image", "url": "images/1.png"}]
+    required += [{"id": "original_input_image", "url": PHOTO}]
+    for change in (
+        {"files": files, "output_image": name},
+        {"files": required, "open_image_input_url": name},
+        {"files": name, "text": [name]},
+    ):
+        bad = parse_line(config, Line(0, json.dumps({**sft(), **change}).encode()))
+        assert isinstance(bad, BadRecord)
+        assert len(bad.detail) <= 300
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://me:p4ss@h.example:x/1.jpg", "http://me:p4ss @h.example/", "ftp://me:p4ss@h.example/"],
+)
+def test_details_show_no_password(url):
+    for change in ({"open_image_input_url": url}, {"output_image": url}):
+        bad = parse_line("sft", Line(0, json.dumps({**sft(), **change}).encode()))
+        assert "p4ss" not in bad.detail
+
+
+@pytest.mark.parametrize("url", ["http://./1.jpg", "http://../1.jpg", "http://.../1.jpg"])
+def test_a_host_that_is_dots_is_none(url):
+    bad = parse_line("sft", Line(0, json.dumps(sft(open_image_input_url=url)).encode()))
+    assert bad.reason is BadReason.BAD_URL
+
+
 # Newlines, line ends and JSON by and by, so that lines are short and some are records
 PIECES = st.sampled_from(
     [

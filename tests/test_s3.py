@@ -13,7 +13,14 @@ pytest.importorskip("s3fs")
 moto_server = pytest.importorskip("moto.server")
 
 from pico_banana.convert.sample_release import make_sample_release  # noqa: E402
-from tests.commands import digests, pico_banana, release_flags  # noqa: E402
+from tests.commands import (  # noqa: E402
+    digests,
+    ledgers,
+    pico_banana,
+    quick_settings,
+    release_flags,
+)
+from tests.fake_cdn import FakeCDN, status  # noqa: E402
 
 BUCKET = "shelf"
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -34,10 +41,11 @@ def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[object]:
     server.stop()
 
 
-def fetch(client: object, folder: Path) -> None:
-    """Copy the bucket's output into a folder."""
-    for entry in client.list_objects_v2(Bucket=BUCKET)["Contents"]:  # type: ignore[attr-defined]
-        path = folder / entry["Key"].removeprefix("out/")
+def fetch(client: object, folder: Path, prefix: str = "out/") -> None:
+    """Copy an output of the bucket into a folder."""
+    found = client.list_objects_v2(Bucket=BUCKET, Prefix=prefix)  # type: ignore[attr-defined]
+    for entry in found["Contents"]:
+        path = folder / entry["Key"].removeprefix(prefix)
         path.parent.mkdir(parents=True, exist_ok=True)
         client.download_file(BUCKET, entry["Key"], os.fspath(path))  # type: ignore[attr-defined]
 
@@ -56,6 +64,28 @@ def test_an_output_on_s3_is_that_of_a_folder_and_continues(s3, tmp_path: Path) -
     ended = pico_banana(*words, "--output", f"s3://{BUCKET}/out")
     assert "1 shard made, 3 kept" in ended.out
     assert pico_banana("verify", f"s3://{BUCKET}/out", "--check", "decode").code == 0
+
+
+def test_holes_of_an_output_on_s3_are_filled_later(s3, tmp_path: Path) -> None:
+    release = make_sample_release(tmp_path / "release", sft=12, size=(48, 32))
+    settings = [*quick_settings(tmp_path), "--records-per-shard", "4"]
+    there = f"s3://{BUCKET}/holed"
+    with FakeCDN(("/cdn", release.cdn)) as cdn:
+        words = ["convert", "sft", *release_flags(release, f"{cdn.url}/cdn"), *settings]
+        assert pico_banana(*words, "--output", tmp_path / "here").code == 0
+        failing = cdn.requests("*/images/*")[1].path
+        cdn.clear()
+        cdn.fail(failing, forever=status(500))
+        assert pico_banana(*words, "--output", there).code == 1
+        cdn.clear()
+        ended = pico_banana(*words, "--output", there, "--retry-missing")
+        assert ended.code == 0, ended.err
+        assert "1 shard made, 2 kept" in ended.out
+        assert [request.path for request in cdn.requests("*/images/*")] == [failing]
+    fetch(s3, tmp_path / "there", "holed/")
+    assert digests(tmp_path / "there") == digests(tmp_path / "here")
+    assert ledgers(tmp_path / "there", "sft") == ledgers(tmp_path / "here", "sft")
+    assert pico_banana("verify", there, "--check", "decode").code == 0
 
 
 @pytest.mark.usefixtures("s3")

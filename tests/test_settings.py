@@ -192,6 +192,8 @@ def test_ids_come_from_lists_and_files(tmp_path, name, monkeypatch):
         ("/data/../release", "/release"),
         ("file:///data/release/", "/data/release"),
         ("file:/data/release", "/data/release"),
+        ("local:///data/release", "/data/release"),
+        ("S3://Bucket/x", "s3://Bucket/x"),
         (Path("/data/release"), "/data/release"),
         ("/", "/"),
     ],
@@ -326,6 +328,84 @@ def test_without_metadata_flickr_is_the_only_source(tmp_path):
         with pytest.raises(SettingError) as caught:
             build(open_images_metadata="none", input_sources=others, open_images=tmp_path)
         assert caught.value.name == "open_images_metadata"
+
+
+SECRET = [
+    *[("cdn", f"{scheme}://me:p4ss@host/x") for scheme in ("http", "https", "HTTP", "ftp", "sftp")],
+    *[("cdn", f"{scheme}://p4ss@host/x") for scheme in ("http", "https")],
+    ("cdn", "s3://key:p4ss@bucket/x"),
+    ("cdn", "s3://key:p4ss/p4ss@bucket/x"),
+    ("cdn", "simplecache::ftp://me:p4ss@host/x"),
+    ("open_images", "ftp://me:p4ss@host/x"),
+    ("open_images_metadata", "https://me:p4ss@host/x.csv"),
+    ("open_images_metadata", "s3://key:p4ss@bucket/x.csv"),
+    ("mirrors", {"*": "http://me:p4ss@host/{host}"}),
+    ("mirrors", {"*": "s3://key:p4ss@bucket/{host}"}),
+]
+SIGNED = [
+    ("cdn", "https://host/x?sig=p4ss"),
+    ("cdn", "https://host/x#p4ss"),
+    ("mirrors", {"*": "https://host/x?X-Amz-Signature=p4ss"}),
+]
+NO_HOST = [
+    ("cdn", "http://me:p4/ss@host/x"),
+    ("cdn", "http://host:p4ss/x"),
+    ("cdn", "http:///x"),
+    ("cdn", "http://2130706433/x"),
+    ("open_images_metadata", "http://me:p4#ss@host/x.csv"),
+    ("mirrors", {"*": "http://{host}:p4ss"}),
+    ("mirrors", {"https://host/?sig": "p4ss"}),
+    ("mirrors", {"*": ["http://me:p4ss@host"]}),
+    ("mirrors", "http://me:p4ss@host"),
+    ("cdn", ["http://me:p4ss@host"]),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), [*SECRET, *SIGNED, *NO_HOST])
+def test_a_place_with_a_secret_is_refused_without_showing_it(name, value):
+    with pytest.raises(SettingError) as caught:
+        build(**{name: value})
+    assert caught.value.name == name
+    assert str(caught.value).startswith(f"{name} must ")
+    assert "p4" not in str(caught.value) + repr(caught.value.value)
+    if (name, value) in [*SECRET, *SIGNED]:
+        assert "storage_options" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("open_images_metadata", "https://host/list.csv?X-Amz-Signature=1"),
+        ("cdn", "abfs://container@account.dfs.core.windows.net/x"),
+        ("cdn", "github://owner:repository@main/x"),
+        ("cdn", "s3://arn:aws:s3:us-west-2:123456789012:accesspoint/x"),
+        ("cdn", "hf://datasets/owner/name@main/x"),
+        ("cdn", "http://[::1]:8099/a:b@c"),
+        ("cdn", "/data/me:word@x"),
+    ],
+)
+def test_places_that_hold_no_secret(name, value):
+    assert getattr(build(**{name: value}), name) == value
+
+
+@pytest.mark.parametrize(
+    ("base", "kept"),
+    [
+        ("HTTP://host/x/", "http://host/x"),
+        ("file:///data/x", "/data/x"),
+        ("local:///data/x/", "/data/x"),
+        ("/data/{host}/", "/data/{host}"),
+    ],
+)
+def test_the_bases_of_mirrors_are_places(base, kept):
+    assert build(mirrors={"*": base}).mirrors == {"*": kept}
+
+
+@pytest.mark.parametrize("text", ["storage_options: {secret: *p4ss}", "a: !p4ss b", "a: [p4ss"])
+def test_a_broken_settings_file_is_not_quoted(tmp_path, text):
+    with pytest.raises(UsageError, match=r"own\.yaml must be YAML, but line \d") as caught:
+        read_back(tmp_path / "own.yaml", text)
+    assert "p4ss" not in str(caught.value)
 
 
 def test_secrets_stay_out_of_messages():

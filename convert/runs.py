@@ -1,0 +1,160 @@
+"""Account for a run: what each host was asked and gave, as tables, and as JSON in `_ledger/runs/`.
+
+These files tell of the network and the time of day: they are no part of what is compared.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+import secrets
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+
+import pyarrow as pa
+from filelock import FileLock, Timeout
+from rich.markup import escape
+from rich.table import Table
+
+from pico_banana import __version__
+from pico_banana.errors import OutputError, PicoBananaError, WriteError
+from pico_banana.traffic import HostTraffic, Traffic
+
+from .progress import Shown
+from .store import Store, dump_json
+from .text import printable
+
+__all__ = ["RUNS_FOLDER", "Run", "read_traffic", "recorded", "traffic_tables"]
+
+RUNS_FOLDER = "_ledger/runs"
+_FORMAT = 1
+_LOCK_S = 2
+
+
+@dataclass
+class Run:
+    """One run of a conversion.
+
+    Attributes:
+        configs: what it converted.
+        workers: how many processes.
+        traffic: what the hosts were asked.
+        made: shards that it made.
+        ended: how it ended: done, interrupted, or what went wrong.
+    """
+
+    configs: Sequence[str]
+    workers: int
+    traffic: Traffic = field(default_factory=Traffic)
+    made: int = 0
+    ended: str = "done"
+    _begun: datetime = field(default_factory=lambda: datetime.now(timezone.utc))
+    _begun_s: float = field(default_factory=time.monotonic)
+
+    def write(self, store: Store) -> None:
+        """Write the run's file; `WriteError` where that cannot be."""
+        name = f"{RUNS_FOLDER}/{self._begun:%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}.json"
+        value = {
+            "format": _FORMAT,
+            "configs": list(self.configs),
+            "workers": self.workers,
+            "begun": f"{self._begun:%Y-%m-%dT%H:%M:%SZ}",
+            "seconds": round(time.monotonic() - self._begun_s, 1),
+            "ended": self.ended,
+            "shards_made": self.made,
+            "versions": {
+                "pico_banana_400k": __version__,
+                "pyarrow": pa.__version__,
+                "python": platform.python_version(),
+            },
+            "hosts": self.traffic.to_json(),
+        }
+        with self._alone(store):
+            store.write(name, dump_json(value))
+
+    @staticmethod
+    @contextlib.contextmanager
+    def _alone(store: Store) -> Iterator[None]:
+        """One run at a time, so that what killed ones left can be swept."""
+        if not store.is_local:
+            yield
+            return
+        path = store.path("_ledger/.lock")
+        try:
+            with FileLock(path, timeout=_LOCK_S):
+                store.sweep(RUNS_FOLDER)
+                yield
+        except (OSError, Timeout) as error:
+            raise WriteError(f"{path} cannot be locked: {error}", path) from None
+
+
+@contextlib.contextmanager
+def recorded(store: Store, shown: Shown, configs: Sequence[str], workers: int) -> Iterator[Run]:
+    """Give a run to be filled; however it ends, its file is written, and what it asked is shown."""
+    run = Run(configs, workers)
+    try:
+        yield run
+    except PicoBananaError as error:
+        run.ended = str(error)
+        raise
+    except BaseException:
+        run.ended = "interrupted"
+        raise
+    finally:
+        for table in traffic_tables(run.traffic):
+            shown.table(table)
+        try:
+            run.write(store)
+        except (WriteError, OutputError) as error:
+            shown.say(f"the report of this run is lost: {error}")
+
+
+def read_traffic(store: Store) -> tuple[Traffic, int, list[str]]:
+    """Return what all runs of an output asked, how many they are, and the files that are none."""
+    total, count, broken = Traffic(), 0, []
+    for name in store.names(RUNS_FOLDER):
+        if name.startswith("."):
+            continue
+        try:
+            hosts = store.read_json(f"{RUNS_FOLDER}/{name}")["hosts"].items()
+            found = [(host, HostTraffic.from_json(value)) for host, value in hosts]
+        except (OutputError, AttributeError, KeyError, TypeError, ValueError):
+            broken.append(f"{RUNS_FOLDER}/{name}")
+        else:
+            total.add(found)
+            count += 1
+    return total, count, broken
+
+
+def traffic_tables(traffic: Traffic) -> list[Table]:
+    """Return what hosts were asked and gave, and why not, as tables; none where none was asked."""
+    if not traffic:
+        return []
+    hosts = Table("host", box=None, pad_edge=False)
+    names = ("asked", "got", "again", "missing", "MB", "median s", "99% s", "slowed")
+    for name in names:
+        hosts.add_column(name, justify="right")
+    reasons = Table("host", "reason", box=None, pad_edge=False)
+    for name in ("again", "missing"):
+        reasons.add_column(name, justify="right")
+    for host, one in sorted(traffic.items()):
+        shown = escape(printable(host))
+        hosts.add_row(shown, *_cells(one))
+        for reason in sorted({*one.again, *one.missing}):
+            reasons.add_row(shown, reason, f"{one.again[reason]:,}", f"{one.missing[reason]:,}")
+    return [hosts, reasons] if reasons.row_count else [hosts]
+
+
+def _cells(one: HostTraffic) -> list[str]:
+    seconds = (one.duration_s(0.5), one.duration_s(0.99))
+    return [
+        f"{one.asked:,}",
+        f"{one.got:,}",
+        f"{one.again.total():,}",
+        f"{one.missing.total():,}",
+        f"{one.size_bytes / 1e6:,.1f}",
+        *["-" if value is None else f"{value:.3g}" for value in seconds],
+        f"{one.slowed:,}",
+    ]

@@ -1,0 +1,533 @@
+"""Input as an attacker would send it: nothing outside is read or asked for, and nothing stops.
+
+Commands and the loader run as real processes that note what they open and connect to.
+"""
+
+from __future__ import annotations
+
+import ast
+import csv
+import json
+import os
+import re
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pico_banana.convert.sample_release import SampleRelease, make_sample_release
+from pico_banana.errors import ReleaseError
+from pico_banana.fetch import Fetcher
+from pico_banana.missing import Missing
+from pico_banana.open_images import open_index
+from pico_banana.records import Line, Record, parse_line
+from pico_banana.release import Release
+from pico_banana.schema import CONFIGS
+from pico_banana.settings import Settings, build_settings
+from pico_banana.sources import Sources
+from tests import fake_cdn, hostile
+from tests.commands import QUICK_FETCH, arguments_of, count, ledgers, plan_of, rows
+from tests.fake_cdn import FakeCDN
+from tests.make_read_back import check_bytes
+
+AUDIT = Path(__file__).parent / "audit"
+JSONL = {"sft": "sft.jsonl", "preference": "preference.jsonl", "multi_turn": "multi-turn.jsonl"}
+NAMES = "farm9.staticflickr.com=127.0.0.1,evil.example=127.0.0.1"
+LOAD = """
+import json, sys
+import pico_banana_400k
+
+for config in ("sft", "preference", "multi_turn"):
+    found = pico_banana_400k.load(
+        config, split="train", streaming=True, **json.loads(sys.argv[1])
+    )
+    print(json.dumps([row["id"] for row in found]))
+"""
+
+
+@dataclass(frozen=True)
+class Ended:
+    code: int
+    out: bytes
+    err: bytes
+
+
+@dataclass(frozen=True)
+class World:
+    """A release with hostile lines, where it is served, and a place that nobody may touch."""
+
+    folder: Path
+    release: SampleRelease
+    cdn: FakeCDN
+    decoy: FakeCDN
+    lines: dict[str, list[hostile.Line]]
+
+    @property
+    def outside(self) -> Path:
+        return self.folder / "outside"
+
+    def arguments(self) -> dict[str, Any]:
+        flickr = f"{self.cdn.url}/flickr/{{host}}"
+        budget = {"connections": 8, "requests_per_second": 1000}
+        return {
+            "cdn": f"{self.cdn.url}/cdn",
+            "open_images": os.fspath(self.release.open_images),
+            "open_images_metadata": os.fspath(self.release.metadata_csv),
+            "input_sources": ["folder", "flickr"],
+            "mirrors": {"farm[1-8].staticflickr.com": flickr},
+            "fetch": {**QUICK_FETCH, "hosts": {"*.staticflickr.com": budget}},
+        }
+
+    def run(self, name: str, *words: str | Path) -> Ended:
+        """Run a program to its end; what it opens and connects to is noted in the log `name`."""
+        log = self.folder / f"{name}.log"
+        env = {
+            **os.environ,
+            "PYTHONPATH": f"{AUDIT}{os.pathsep}{Path(__file__).parents[1]}",
+            "AUDIT_LOG": os.fspath(log),
+            "AUDIT_NAMES": NAMES,
+            "PICO_BANANA_CACHE": os.fspath(self.folder / "cache"),
+            "HF_HOME": os.fspath(self.folder / "hf"),
+            "COLUMNS": "200",
+        }
+        ended = subprocess.run(
+            [*map(os.fspath, words)], capture_output=True, timeout=120, env=env, check=False
+        )
+        assert b"Traceback" not in ended.stderr, ended.stderr
+        return Ended(ended.returncode, ended.stdout, ended.stderr)
+
+    def command(self, name: str, *words: str | Path) -> Ended:
+        return self.run(name, *arguments_of(*words))
+
+    def noted(self, name: str) -> list[tuple[int, str, Any]]:
+        text = (self.folder / f"{name}.log").read_text(encoding="utf-8")
+        return [ast.literal_eval(line) for line in text.splitlines()]
+
+    def assert_inside(self, name: str) -> list[tuple[int, str, Any]]:
+        """Assert that nothing outside was opened, resolved or connected to."""
+        noted = self.noted(name)
+        port = int(self.cdn.url.rpartition(":")[2])
+        for _, event, about in noted:
+            if event == "open" and not isinstance(about, int):
+                path = os.path.realpath(os.fsdecode(about))
+                assert not path.startswith(os.fspath(self.outside)), about
+                assert path not in ("/etc/passwd", "/dev/zero"), about
+            if event == "socket.connect":
+                is_lease = isinstance(about, (str, bytes)) and os.fsdecode(about).endswith("leases")
+                assert is_lease or about == ("127.0.0.1", port), about
+            if event == "resolve":
+                assert about in ("127.0.0.1", "farm9.staticflickr.com"), about
+        assert self.decoy.log == []
+        return noted
+
+
+def make_world(folder: Path, cdn: FakeCDN, decoy: FakeCDN) -> World:
+    release = make_sample_release(
+        folder / "release", sft=6, preference=4, multi_turn=3, photos=6, size=(96, 64)
+    )
+    outside = folder / "outside"
+    outside.mkdir()
+    secret = next(release.cdn.rglob("*.png")).read_bytes()
+    for name in ("secret.png", "secret.jpg", "x"):
+        (outside / name).write_bytes(secret)
+    poison_list(release.metadata_csv)
+    return World(folder, release, cdn, decoy, {})
+
+
+def poison_list(path: Path) -> None:
+    """Give all photos hostile titles and authors, and two more photos an ImageID that is a path."""
+    with path.open(encoding="utf-8", newline="") as file:
+        found = list(csv.DictReader(file))
+    for row in found:
+        row |= {"Title": hostile.TEXT.replace("\x00", ""), "Author": "[/]\x1b[31m<b>\r\n"}
+    places = {"71": "../../outside/secret", "72": "/etc/passwd"}
+    for number, place in places.items():
+        url = f"https://farm1.staticflickr.com/7/{number}_o.jpg"
+        found.append({**found[0], "OriginalURL": url, "ImageID": place})
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, [*found[0]])
+        writer.writeheader()
+        writer.writerows(found)
+
+
+def add_lines(world: World, config: str, added: list[hostile.Line]) -> None:
+    """Put hostile lines between the good ones of a config."""
+    path = world.release.cdn / "jsonl" / JSONL[config]
+    good = [hostile.Line(raw, "written") for raw in path.read_bytes().splitlines()]
+    step = len(added) // len(good) + 1
+    mixed = [
+        line
+        for place, one in enumerate(good)
+        for line in (one, *added[place * step : (place + 1) * step])
+    ]
+    path.write_bytes(b"\n".join(line.raw for line in mixed) + b"\n")
+    world.lines[config] = mixed
+
+
+def first_record(world: World, config: str) -> dict[str, Any]:
+    raw = (world.release.cdn / "jsonl" / JSONL[config]).read_bytes()
+    found: dict[str, Any] = json.loads(raw.partition(b"\n")[0])
+    return found
+
+
+def numbers(world: World, config: str, fate: str) -> set[int]:
+    return {number for number, line in enumerate(world.lines[config], 1) if line.fate == fate}
+
+
+def assert_accounts(world: World, output: Path, config: str) -> None:
+    """Assert that every line came to its fate, and that the counts add up."""
+    plan, made = plan_of(output, config), ledgers(output, config)
+    bad = {one["line"] for one in plan["bad"]}
+    assert bad == numbers(world, config, "bad")
+    found = {
+        fate: {n for one in made for first, last in one[key] for n in range(first, last + 1)}
+        for fate, key in (("written", "written"), ("missing", "missing_lines"))
+    }
+    assert found["missing"] == numbers(world, config, "missing")
+    assert found["written"] == numbers(world, config, "written")
+    rest = count(plan["filtered"]) + count(plan["left_out"])
+    assert rest == 0
+    assert plan["lines"] == len(world.lines[config])
+    assert plan["lines"] == len(bad) + rest + len(found["missing"]) + len(found["written"])
+
+
+def assert_rows(world: World, output: Path, config: str) -> None:
+    """Assert that rows hold the published bytes, and no image that is only a path."""
+    found = rows(output, config)
+    assert len(found) == len(numbers(world, config, "written"))
+    for row in found:
+        assert check_bytes(world.release, row) >= 2
+        for value in row.values():
+            images = value if isinstance(value, list) else [value]
+            assert not [
+                one for one in images if isinstance(one, dict) and one.get("bytes", 1) is None
+            ]
+
+
+def missing(output: Path, config: str) -> list[tuple[str, str]]:
+    """URL and reason of every missing image."""
+    return [
+        (image["url"], image["reason"])
+        for made in ledgers(output, config)
+        for entry in made["missing"]
+        for image in entry["images"]
+    ]
+
+
+# ---- hostile records, through every door -------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Ran:
+    world: World
+    out: Path
+    ended: dict[str, Ended]
+    targets: dict[str, str]
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ran]:
+    folder = tmp_path_factory.mktemp("hostile")
+    cdn = FakeCDN(("/cdn", folder / "release/cdn"), ("/flickr", folder / "release/flickr"))
+    with cdn, FakeCDN(("/", folder / "outside")) as decoy:
+        world = make_world(folder, cdn, decoy)
+        outside = os.fspath(world.outside)
+        targets: dict[str, str] = {}
+        for place, target in enumerate(hostile.redirects(cdn.url, decoy.url, outside)):
+            for code in (302, 307):
+                path = f"images/redirect/{place}-{code}.png"
+                cdn.fail(f"/cdn/{path}", forever=fake_cdn.redirect(target, code))
+                targets[path] = target
+        cdn.fail("/cdn/images/hop.png", forever=fake_cdn.redirect(f"{decoy.url}/secret.png"))
+        for config in CONFIGS:
+            record = first_record(world, config)
+            added = hostile.lines(record, decoy.url, outside)
+            if config == "sft":
+                added += hostile.redirected(record, targets)
+            add_lines(world, config, added)
+        settings = folder / "settings.yaml"
+        settings.write_text(json.dumps(world.arguments()), encoding="utf-8")
+        words, out = ["--settings", os.fspath(settings)], folder / "out"
+        yield Ran(
+            world,
+            out,
+            {
+                "plan": world.command("plan", "plan", "all", *words),
+                "convert": world.command("convert", "convert", "all", *words, "--output", out),
+                "verify": world.command("verify", "verify", out, "--check", "decode"),
+                "load": world.run(
+                    "load", sys.executable, "-c", LOAD, json.dumps(world.arguments())
+                ),
+            },
+            targets,
+        )
+
+
+def test_no_line_stops_a_command(ran: Ran) -> None:
+    codes = {name: ended.code for name, ended in ran.ended.items()}
+    assert codes == {"plan": 0, "convert": 1, "verify": 0, "load": 0}, ran.ended["convert"].err
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_every_line_comes_to_its_fate(ran: Ran, config: str) -> None:
+    assert len(ran.world.lines[config]) > 100
+    assert_accounts(ran.world, ran.out, config)
+    assert_rows(ran.world, ran.out, config)
+
+
+def test_the_loader_gives_the_good_records(ran: Ran) -> None:
+    for config, line in zip(CONFIGS, ran.ended["load"].out.splitlines(), strict=True):
+        good = [line.raw for line in ran.world.lines[config] if line.fate == "written"]
+        parsed = [parse_line(config, Line(0, raw)) for raw in good]
+        assert json.loads(line) == [one.id for one in parsed if isinstance(one, Record)]
+
+
+@pytest.mark.parametrize("name", ["plan", "convert", "verify", "load"])
+def test_nothing_outside_is_opened_or_asked(ran: Ran, name: str) -> None:
+    noted = ran.world.assert_inside(name)
+    # The notes would show it.
+    opened = {about for _, event, about in noted if event == "open"}
+    assert os.fspath(ran.world.folder / "settings.yaml") in opened or name in ("verify", "load")
+    connected = {about for _, event, about in noted if event == "socket.connect"}
+    assert connected or name == "verify"
+    if name in ("convert", "load"):
+        photos = os.fspath(ran.world.release.open_images)
+        assert any(isinstance(path, str) and path.startswith(photos) for path in opened)
+        resolved = {about for _, event, about in noted if event == "resolve"}
+        assert "farm9.staticflickr.com" in resolved
+    if name == "convert":
+        assert len({pid for pid, *_ in noted}) >= 3
+
+
+def test_every_redirect_is_refused(ran: Ran) -> None:
+    reasons = dict(missing(ran.out, "sft"))
+    assert len(ran.targets) >= 80
+    for path, target in ran.targets.items():
+        (reason,) = [reason for url, reason in reasons.items() if url.endswith(path)]
+        assert reason == "forbidden_address", target
+        assert ran.world.cdn.count(f"/cdn/{path}") == 2, target  # by convert, and by the loader
+
+
+def test_the_reasons_of_hostile_addresses(ran: Ran) -> None:
+    known = {"forbidden_address", "not_found", "not_listed", "unresolved"}
+    for config in CONFIGS:
+        assert {reason for _, reason in missing(ran.out, config)} == known - {"not_listed"}
+
+
+CONTROL = re.compile(rb"[\x00-\x09\x0b-\x1f\x7f]|\xc2[\x80-\x9f]|\xe2\x80[\xa8-\xae]")
+
+
+def test_no_control_character_reaches_a_terminal_or_the_card(ran: Ran) -> None:
+    shown = {name: ended.out + ended.err for name, ended in ran.ended.items()}
+    shown["card"] = (ran.out / "README.md").read_bytes()
+    for name, text in shown.items():
+        assert not CONTROL.search(text), name
+        assert max(map(len, text.splitlines())) < 2000 or name == "load"
+    assert b"red" in shown["card"]
+    assert b"red" in shown["plan"]
+
+
+def test_markup_in_the_card_is_text(ran: Ran) -> None:
+    card = (ran.out / "README.md").read_text(encoding="utf-8")
+    assert "\\[bold\\]" in card
+    for markup in (
+        "<script>",
+        "[bold]",
+        "](http://evil",
+        "| cell |",
+        "\n# heading",
+        "\nlicense: mit",
+    ):
+        assert not re.search(rf"(?<!\\){re.escape(markup)}", card), markup
+
+
+def test_passwords_stand_nowhere(ran: Ran) -> None:
+    password = hostile.PASSWORD.encode()
+    for ended in ran.ended.values():
+        assert password not in ended.out + ended.err
+    files = [path for path in ran.out.rglob("*") if path.is_file()]
+    assert len(files) > 6
+    assert not [path for path in files if password in path.read_bytes()]
+
+
+def test_records_that_lead_away_are_refused_before_they_are_read(ran: Ran) -> None:
+    world = ran.world
+    world.cdn.fail("/away/*", forever=fake_cdn.redirect(f"{world.decoy.url}/secret.png"))
+    ended = world.command("away", "plan", "sft", "--cdn", f"{world.cdn.url}/away")
+    assert ended.code == 2
+    assert b"address 127.0.0.1 is private" in ended.err
+    assert world.cdn.count("/away/*") <= 2  # a refusal is not tried again
+    world.assert_inside("away")
+
+
+# ---- links -------------------------------------------------------------------------------------
+
+
+def test_links_out_of_the_folders_are_not_followed(tmp_path: Path) -> None:
+    with FakeCDN() as cdn, FakeCDN(("/", tmp_path / "outside")) as decoy:
+        world = make_world(tmp_path, cdn, decoy)
+        images = world.release.cdn / "images"
+        images.rename(tmp_path / "disk")
+        images.symlink_to(tmp_path / "disk")  # the user's own
+        photos = sorted(world.release.open_images.glob("train_*"))
+        photos[0].rename(tmp_path / "other-disk")
+        photos[0].symlink_to(tmp_path / "other-disk")
+        listed = {path.stem for path in photos[1].iterdir()}
+        for path in photos[1].iterdir():
+            path.unlink()
+            path.symlink_to(world.outside / "secret.jpg")
+        for name, target in LINKS.items():
+            path = images / name
+            path.parent.mkdir(exist_ok=True)
+            path.symlink_to(str(target).format(outside=world.outside))
+        os.mkfifo(images / "links/fifo.png")
+        record = first_record(world, "sft")
+        paths = [f"images/{name}" for name in (*LINKS, "links/fifo.png", "links/folder/secret.png")]
+        added = [json.dumps(hostile.with_edit(record, path)).encode() for path in paths]
+        add_lines(world, "sft", [hostile.Line(raw, "missing") for raw in added])
+        arguments = {
+            **world.arguments(),
+            "cdn": os.fspath(world.release.cdn),
+            "input_sources": ["folder"],
+        }
+        settings = tmp_path / "settings.yaml"
+        settings.write_text(json.dumps(arguments), encoding="utf-8")
+        out = tmp_path / "out"
+        words = ("--settings", settings, "--output", out)
+        assert world.command("links", "convert", "sft", *words).code == 1
+        world.assert_inside("links")
+    reasons = Counter(reason for _, reason in missing(out, "sft"))
+    behind = [row for row in rows(out, "sft") if row["image_id"] in listed]
+    assert behind == []
+    assert {url.partition("/nb/")[2] for url, _ in missing(out, "sft")} >= {*paths}
+    assert reasons.keys() == {"forbidden"}
+    assert rows(out, "sft")
+    assert all(check_bytes(world.release, row) == 2 for row in rows(out, "sft"))
+
+
+LINKS = {
+    "links/secret.png": "{outside}/secret.png",
+    "links/relative.png": "../../outside/secret.png",
+    "links/folder": "{outside}",
+    "links/nothing.png": "{outside}/nothing.png",
+    "links/passwd.png": "/etc/passwd",
+    "links/zero.png": "/dev/zero",
+    "links/loop.png": "loop.png",
+}
+
+
+# ---- memory ------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
+def test_a_line_of_100_mb_takes_no_memory(tmp_path: Path) -> None:
+    with FakeCDN() as cdn, FakeCDN() as decoy:
+        world = make_world(tmp_path, cdn, decoy)
+        arguments = {**world.arguments(), "cdn": os.fspath(world.release.cdn)}
+        load = LOAD.replace('("sft", "preference", "multi_turn")', '("sft",)')
+        settings = tmp_path / "settings.yaml"
+        settings.write_text(json.dumps(arguments), encoding="utf-8")
+        peaks: dict[str, int] = {}
+        for name in ("small", "huge"):
+            ended = world.command(f"plan {name}", "plan", "sft", "--settings", settings)
+            assert ended.code == 0
+            ended = world.run(f"load {name}", sys.executable, "-c", load, json.dumps(arguments))
+            assert (ended.code, len(json.loads(ended.out))) == (0, 6), ended.err
+            for door in ("plan", "load"):
+                noted = world.noted(f"{door} {name}")
+                (peaks[f"{door} {name}"],) = [kib for _, event, kib in noted if event == "peak"]
+            path = world.release.cdn / "jsonl" / JSONL["sft"]
+            first, end, rest = path.read_bytes().partition(b"\n")
+            path.write_bytes(first + end + b'{"text": "' + b"a" * 100 * 2**20 + b'"}\n' + rest)
+    for door in ("plan", "load"):
+        assert peaks[f"{door} huge"] - peaks[f"{door} small"] < 40 * 1024, peaks
+        assert peaks[f"{door} huge"] < 500 * 1024, peaks
+
+
+# ---- secrets -----------------------------------------------------------------------------------
+
+
+def assert_unseen(secret: str, folder: Path, *shown: bytes) -> None:
+    for text in shown:
+        assert secret.encode() not in text
+    for path in folder.rglob("*"):
+        assert secret not in path.name
+        assert not path.is_file() or secret.encode() not in path.read_bytes(), path
+
+
+def test_a_signature_stands_nowhere(tmp_path: Path) -> None:
+    with FakeCDN(("/", tmp_path / "release")) as cdn, FakeCDN() as decoy:
+        world = make_world(tmp_path, cdn, decoy)
+        cache, out = tmp_path / "cache", tmp_path / "out"
+        signed = f"{cdn.url}/{world.release.metadata_csv.name}?X-Amz-Signature={hostile.PASSWORD}"
+        for answer in (fake_cdn.status(403), fake_cdn.status(404), fake_cdn.body(b"no,list\n1,2")):
+            cdn.fail("*.csv", forever=answer)
+            with pytest.raises(ReleaseError, match=r"\.csv") as caught:
+                open_index(signed, {})
+            assert caught.value.__suppress_context__
+            assert hostile.PASSWORD not in f"{caught.value} {caught.value.url}"
+        cdn.clear()
+        words = ["--cdn", world.release.cdn, "--open-images", world.release.open_images]
+        words += ["--input-sources", "folder", "--open-images-metadata", signed]
+        ended = world.command("signed", "convert", "sft", *words, "--output", out)
+        assert ended.code == 0, ended.err
+        assert cdn.requests()[-1].raw_path.endswith(hostile.PASSWORD)
+        assert_unseen(hostile.PASSWORD, cache, ended.out, ended.err)
+        assert_unseen(hostile.PASSWORD, out)
+
+
+@pytest.fixture(params=["refuses", "absent", "no URL"])
+def proxy(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCDN]:
+    """A proxy with a password that does not work, in the environment."""
+    with FakeCDN() as served:
+        served.fail("*", forever=fake_cdn.status(407))
+        places = {"refuses": served.url[7:], "absent": "127.0.0.1:1", "no URL": "127.0.0.1:port"}
+        for name in ("http_proxy", "https_proxy"):
+            place = f"http://me:{hostile.PASSWORD}@{places[request.param]}"
+            monkeypatch.setenv(name, place)
+        monkeypatch.setenv("no_proxy", "")
+        yield served
+
+
+def test_the_password_of_a_proxy_stands_nowhere(proxy: FakeCDN) -> None:
+    cdn = "http://cdn.example/nb"
+    settings = build_settings(Settings, {"cdn": cdn, "fetch": {**QUICK_FETCH, "retries": 0}})
+    with pytest.raises(ReleaseError, match=r"cdn\.example") as caught:
+        Release(settings).jsonl("sft").identity()
+    assert hostile.PASSWORD not in str(caught.value)
+    ref = Sources(settings).edited("images/x.png")
+    with Fetcher(settings) as fetcher:
+        (((found,)),) = fetcher.in_order([[[ref]]])
+    assert isinstance(found, Missing)
+    assert hostile.PASSWORD not in repr(found)
+    for asked in proxy.requests("/nb/*"):
+        assert "Proxy-Authorization" in asked.headers
+
+
+@pytest.mark.parametrize("proxy", ["refuses"], indirect=True)
+def test_a_run_does_not_tell_a_proxys_password(tmp_path: Path, proxy: FakeCDN) -> None:
+    with FakeCDN() as decoy:
+        world, out = make_world(tmp_path, proxy, decoy), tmp_path / "out"
+        settings = tmp_path / "settings.yaml"
+        settings.write_text(
+            json.dumps(
+                {
+                    "cdn": os.fspath(world.release.cdn),
+                    "open_images_metadata": os.fspath(world.release.metadata_csv),
+                    "mirrors": {"*": "http://cdn.example/nb"},
+                    "fetch": {**QUICK_FETCH, "retries": 0},
+                }
+            ),
+            encoding="utf-8",
+        )
+        words = ("convert", "sft", "--settings", settings, "--output", out)
+        ended = world.command("proxy", *words, "--on-missing", "fail")
+        assert ended.code == 1
+        assert b"407" in ended.err
+        assert_unseen(hostile.PASSWORD, out, ended.out, ended.err)
+        assert proxy.requests("/nb/*.jpg")
