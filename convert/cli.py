@@ -285,7 +285,8 @@ def _words(values: list[str], members: set[str]) -> list[str]:
 def _mirror(text: str) -> tuple[str, str]:
     glob, equals, base = text.partition("=")
     if not (glob and equals and base):
-        raise SettingError("mirrors", text, "must be GLOB=BASE, like '*.staticflickr.com=http://…'")
+        # The value is not shown: it may hold a password.
+        raise SettingError("mirrors", "…", "must be GLOB=BASE, like '*.staticflickr.com=http://…'")
     return glob, base
 
 

@@ -206,7 +206,12 @@ class _Engine:
         if sha256 in self._policy.placeholder_sha256s:
             raise AskError(MissingReason.PLACEHOLDER, "the bytes are a known placeholder's")
         try:
-            facts = inspect(data, decode=self._decode, max_pixels=self._policy.max_pixels)
+            facts = inspect(
+                data,
+                decode=self._decode,
+                max_pixels=self._policy.max_pixels,
+                is_whole=body.is_whole,
+            )
         except FlawError as flaw:
             raise AskError(flaw.reason, flaw.detail, sha256=sha256) from None
         return sha256, facts

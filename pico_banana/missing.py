@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import re
 from typing import NamedTuple
 
 __all__ = ["AskError", "GivenUpError", "Missing", "MissingReason"]
@@ -74,6 +75,10 @@ class Missing(NamedTuple):
     detail: str
 
 
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_LONGEST = 300
+
+
 class AskError(Exception):
     """One request did not bring the image.
 
@@ -94,6 +99,8 @@ class AskError(Exception):
         retry_after_s: float = 0,
         sha256: str = "",
     ) -> None:
+        # A server may say anything, and at length.
+        detail = _CONTROLS.sub(" ", detail[:_LONGEST])
         super().__init__(detail)
         self.reason, self.detail, self.status = reason, detail, status
         self.retry_after_s, self.sha256 = retry_after_s, sha256

@@ -178,14 +178,18 @@ class _Denials:
 
     def __init__(self) -> None:
         self._lately: deque[tuple[float, bool]] = deque(maxlen=_BURST_OF)
+        self._burst_s = float("-inf")
         self.answers = 0
 
     def note(self, now_s: float, *, is_denied: bool) -> None:
         self._lately.append((now_s, is_denied))
         self.answers += 1
+        if sum(denied and now_s - at < _BURST_S for at, denied in self._lately) >= _BURST:
+            self._burst_s = now_s
 
     def is_burst(self, now_s: float) -> bool:
-        return sum(denied and now_s - at < _BURST_S for at, denied in self._lately) >= _BURST
+        # For a while after: the next ones are no longer many, since the pace is slower.
+        return now_s - self._burst_s < _BURST_S
 
 
 class Pace:
@@ -208,8 +212,6 @@ class Pace:
         self._next_s = 0.0
         self._probe: int | None = None
         self._denials, self._breaker = _Denials(), Breaker(policy)
-        # As long as a new request of the same image would wait, and some.
-        self._patience_s = 4 * policy.backoff_s
         self._answered = asyncio.Event()
         self.rate = Rate(budget, policy.recovery_s)
 
@@ -290,8 +292,10 @@ class Pace:
         Waits for some more answers of the host, a moment at most: at a burst's first 403 nobody
         can know.
         """
+        # As long as a new request would wait, and some; where the pace is slow, answers are rare.
+        patience_s = 4 * self._policy.backoff_s + _BURST * self.rate.interval_s
         with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._enough_answers(), self._patience_s)
+            await asyncio.wait_for(self._enough_answers(), patience_s)
         return self._denials.is_burst(time.monotonic())
 
     async def _enough_answers(self) -> None:

@@ -248,6 +248,10 @@ class Settings(_Frozen):
 AnySettings = TypeVar("AnySettings", bound=Settings)
 
 
+# What PyYAML raises besides its own errors, of a date like 2001-99-99 or deep nesting, say.
+_ODD_YAML = (ValueError, TypeError, LookupError, AttributeError, RecursionError)
+
+
 def read_settings_file(path: str) -> dict[str, Any]:
     """Return the arguments in a YAML settings file; `UsageError` where it cannot be read."""
     try:
@@ -255,7 +259,7 @@ def read_settings_file(path: str) -> dict[str, Any]:
             values = yaml.safe_load(file)
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"the settings file {path} cannot be read: {error}") from None
-    except yaml.YAMLError as error:  # its text is not shown: a part of it may be a password
+    except (yaml.YAMLError, *_ODD_YAML) as error:  # not shown: a part of it may be a password
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "its text"
         raise UsageError(

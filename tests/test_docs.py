@@ -31,6 +31,7 @@ DOCUMENTS = {
         "CONTRIBUTING.md",
         "CHANGELOG.md",
         "docs/release-format.md",
+        "docs/reliability.md",
     )
 }
 COMMANDS = typer.main.get_command(app).commands

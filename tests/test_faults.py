@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 import os
+import re
 from collections import Counter
 from dataclasses import replace
 from email.utils import formatdate
@@ -274,3 +275,10 @@ def test_reasons_that_no_answer_provokes_are_few() -> None:
     provoked = {reason for _, reason, _ in FAULTS.values()}
     assert {reason.value for reason in MissingReason} - provoked == {"not_listed", "unresolved"}
     assert os.sep not in "".join(FAULTS)
+
+
+def test_the_document_says_what_the_suite_shows() -> None:
+    text = (Path(__file__).parent.parent / "docs" / "reliability.md").read_text(encoding="utf-8")
+    stated = re.findall(r"^\| (.+) \| `(\w+)` \| (\d) \|$", text, re.MULTILINE)
+    assert stated == [(name, reason, str(count)) for name, (_, reason, count) in FAULTS.items()]
+    assert f"{', '.join(ODD_BUT_WHOLE)}." in text

@@ -234,6 +234,29 @@ def test_the_reason_is_typed_and_only_passing_faults_are_tried_again(
     assert found.detail
 
 
+@pytest.mark.parametrize(
+    ("answer", "detail"),
+    [
+        (fake_cdn.redirect("/photo_unavailable.png?sig=p4ss#p4ss"), "photo_unavailable.png"),
+        (fake_cdn.redirect("http://me:p4ss@h.example/?sig=p4ss"), "http://h.example/ may not"),
+        (fake_cdn.redirect("http://10.0.0.1/?sig=p4ss"), "address 10.0.0.1 is private"),
+        (fake_cdn.redirect("http://10.0.0.1:p4ss/"), "port"),
+    ],
+)
+def test_details_hold_no_secret(release, server, answer, detail):
+    server.fail("/cdn/*", forever=answer)
+    (found,) = release.fetch(release.edited(0))
+    assert detail in found.detail
+    assert "=p4ss" not in found.detail
+    assert "@" not in found.detail
+
+
+def test_details_are_short_and_for_every_terminal():
+    said = AskError(MissingReason.FORBIDDEN, "status 403 \x1b[31mred\x9b2J\n" + "a" * 10_000).detail
+    assert said.startswith("status 403  [31mred 2J aaa")
+    assert len(said) == 300
+
+
 def test_a_known_placeholder_may_come_with_status_200(release, server):
     server.fail("/cdn/*", forever=fake_cdn.body(fake_cdn.PLACEHOLDER_PNG, "image/png"))
     digest = hashlib.sha256(fake_cdn.PLACEHOLDER_PNG).hexdigest()
