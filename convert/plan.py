@@ -152,7 +152,7 @@ class Plan:
                 {"line": bad.line.number, "reason": bad.reason.value, "detail": bad.detail}
                 for bad in self.bad
             ],
-            "filtered": stretches(self.filtered),
+            "filtered": stretches(sorted(self.filtered)),
             "left_out": stretches(sorted(self.left_out)),
             "resolved": self.resolved,
             "odd": dict(self.odd),

@@ -103,6 +103,8 @@ def recorded(store: Store, shown: Shown, configs: Sequence[str], workers: int) -
         run.ended = "interrupted"
         raise
     finally:
+        if run.traffic:
+            shown.say("asked in this run:")
         for table in traffic_tables(run.traffic):
             shown.table(table)
         try:

@@ -268,7 +268,8 @@ class RemoteFile:
                 # again is safe, and that the last one's words help the user.
                 cause = _cause(error)
                 if again == _TRIES - 1 or isinstance(cause, _PERMANENT):
-                    said = f"{type(cause).__name__}: {cause}".rstrip(": ")
+                    kind = "" if isinstance(cause, AskError) else f"{type(cause).__name__}: "
+                    said = f"{kind}{cause}".rstrip(": ")
                     said = bare_text(said, self.storage_options)
                     # Without the cause: its text may hold a signed URL.
                     raise ReleaseError(

@@ -145,7 +145,7 @@ class _Engine:
 
     async def _from_place(self, ref: ImageRef, place: Place, ticket: Ticket) -> Fetched | Missing:
         """Ask one place, again while what failed may pass; and count what came of it."""
-        host = host_of(place.address) if "://" in place.address else FILES
+        host = FILES if place.is_local else host_of(place.address)
         tries = 0
         failures = _Failures(self._policy)
         while True:

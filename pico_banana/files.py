@@ -36,7 +36,7 @@ def find_file(place: Place, storage_options: Mapping[str, Any]) -> File:
     A local file must really lie in one of the folders `place.within`: a link inside of them that
     leads outside is not followed. Nothing but regular files is opened, so nothing blocks.
     """
-    if "://" in place.address:
+    if not place.is_local:
         return _remote(place, storage_options)
     with _local_errors():
         path = os.path.realpath(place.address)

@@ -49,7 +49,7 @@ class AddressGuard:
         if any(self._is(host, named) for named in self._named):
             return
         if is_private(host.name):
-            detail = f"address {host.name} is private"
+            detail = f"address {host.name} is private, and asked only where cdn or mirrors name it"
         elif self._is_published(host):
             return
         else:
@@ -78,7 +78,11 @@ class AddressGuard:
         name = name.lower()
         if (name, port) in self._proxies:
             return True
-        return any(named.port == port and _matches(name, named.name) for named in self._named)
+        # A name that a record may end as it likes is nobody's: its owner says what it resolves to.
+        return any(
+            named.port == port and _matches(name, named.name) and named.name[-1:] not in "*?]"
+            for named in self._named
+        )
 
 
 def _matches(name: str, glob: str) -> bool:

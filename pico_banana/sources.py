@@ -32,6 +32,11 @@ class Place(NamedTuple):
     address: str
     within: tuple[str, ...] = ()
 
+    @property
+    def is_local(self) -> bool:
+        """Whether the address is a local path; that may hold "://" too, from a record's URL."""
+        return os.path.isabs(self.address)
+
 
 class ImageRef(NamedTuple):
     """One image: its published address, and the places where it may be had, in order.

@@ -106,7 +106,7 @@ class Transport:
         address = place.address
         if address.startswith(("http://", "https://")):
             return await self._follow(address, grow)
-        if "://" in address:
+        if not place.is_local:
             return await self._leased(
                 host_of(address), lambda received: self._ask_fsspec(place, grow, received)
             )

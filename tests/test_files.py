@@ -130,6 +130,18 @@ def test_a_mirror_that_is_a_folder(tmp_path, base):
     assert reason(place) == "forbidden"
 
 
+def test_a_path_that_looks_like_an_address_is_a_path(tmp_path):
+    mirrors = {"*.staticflickr.com": str(tmp_path / "mirror")}
+    settings = build_settings(Settings, {"input_sources": ["flickr"], "mirrors": mirrors})
+    write(tmp_path / "secret.jpg")
+    (tmp_path / "mirror/memory:/x").mkdir(parents=True)
+    (tmp_path / "mirror/memory:/x/1.jpg").symlink_to(tmp_path / "secret.jpg")
+    url = "https://farm1.staticflickr.com/memory://x/1.jpg"
+    record = Record("x", url, ("x",), ("images/0.png",))
+    (place,) = Sources(settings).input(record, None).places
+    assert reason(place) == "forbidden"
+
+
 def test_a_bucket_that_is_a_folder(tmp_path):
     mirrors = {"open-images-dataset.s3.amazonaws.com": str(tmp_path)}
     (place,) = places(mirrors=mirrors)

@@ -203,6 +203,8 @@ RESOLVED = [
     (BY_NAME, "cdn.example", 80, "10.0.0.1", False),
     (IN_NAME, "farm1.staticflickr.com.proxy.example", 80, "10.0.0.1", True),
     (IN_NAME, "farm1.staticflickr.com", 80, "10.0.0.1", False),
+    (EVERY_HOST, "evil.example", 80, "10.0.0.1", False),
+    (EVERY_HOST, "evil.example", 80, "151.101.1.1", True),
 ]
 
 

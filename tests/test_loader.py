@@ -21,6 +21,7 @@ import pytest
 
 import pico_banana_400k
 from pico_banana.convert.sample_release import SampleRelease, make_sample_release
+from pico_banana.errors import SettingError
 from pico_banana.schema import CONFIGS
 from tests import fake_cdn
 from tests.commands import QUICK_FETCH, pico_banana, quick_settings, release_flags, rows
@@ -533,3 +534,10 @@ def test_warnings_are_ours_to_see(release: SampleRelease) -> None:
         warnings.simplefilter("always")
         load("sft", limit=3, **arguments(release))
     assert not [one for one in told if "pico_banana" in str(one.message)]
+
+
+@pytest.mark.parametrize("name", ["storage_option", "data_dir", "data_files", "cdnn"])
+def test_a_refused_argument_is_not_shown(name: str) -> None:
+    with pytest.raises(SettingError, match=name) as caught:
+        pico_banana_400k.load("sft", **{name: {"secret": "p4ss"}})
+    assert "p4ss" not in f"{caught.value} {caught.value.value}"
