@@ -182,9 +182,9 @@ class PicoBanana400K(datasets.GeneratorBasedBuilder):  # type: ignore[misc]  # d
     def _warn_of_flickr(self, processes: int) -> None:
         if processes > 1 and "flickr" in self._settings().sources:
             warnings.warn(
-                f"Flickr is asked from {processes} processes, each at the pace of configs/fetch.yaml:"
-                " together they ask more than it takes, and it bans who asks much. Use one "
-                "process, or `pico-banana convert`, whose workers share one pace",
+                f"Flickr is asked from {processes} processes, each at the pace of "
+                "configs/fetch.yaml: together they ask more than it takes, and it bans who asks "
+                "much. Use one process, or `pico-banana convert`, whose workers share one pace",
                 stacklevel=2,
             )
 

@@ -48,7 +48,7 @@ class _State:
 
     received: int | None = None
     is_over = False
-    is_held = False
+    held = 0
 
 
 def catch(numbers: Sequence[signal.Signals] = ENDING) -> None:
@@ -74,7 +74,7 @@ def check() -> None:
 
     pyarrow does, while it imports pandas behind one of its functions.
     """
-    if _State.received is not None and not _State.is_held and not _State.is_over:
+    if _State.received is not None and not _State.held and not _State.is_over:
         raise SignalError(_State.received)
 
 
@@ -96,12 +96,18 @@ def let_go() -> None:
 
 @contextlib.contextmanager
 def held() -> Iterator[None]:
-    """Let a signal wait for the end of the block, which would leave something half begun."""
-    _State.is_held = True
+    """Let a signal wait for the end of the block, which would leave something half begun.
+
+    Blocks may lie within each other. Other threads than the main one get no signals.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    _State.held += 1
     try:
         yield
     finally:
-        _State.is_held = False
+        _State.held -= 1
     check()
 
 

@@ -16,7 +16,12 @@ from fsspec.implementations.local import LocalFileSystem
 
 from pico_banana.errors import OutputError, WriteError, bare_text, holds_password
 
+from .signals import held
+
 __all__ = ["HashingFile", "Store", "dump_json"]
+
+_BLOCK_BYTES = 16 * 1024 * 1024
+"""Of one request to an object store: short enough to be waited for where a signal ends the run."""
 
 _TEMPORARY = re.compile(r"\.[^/]+\.[0-9a-f]{16}\.tmp")
 
@@ -99,6 +104,20 @@ class HashingFile:
     def sha256(self) -> str:
         """The hex digest of all bytes so far."""
         return self._digest.hexdigest()
+
+
+class _HeldFile:
+    """A remote file each of whose writes a signal waits for.
+
+    An upload that was broken off while it began has no name yet by which it could be taken back.
+    """
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+
+    def write(self, data: Any) -> int:
+        with held():
+            return cast("int", self._file.write(data))
 
 
 class Store:
@@ -210,18 +229,20 @@ class Store:
     @contextlib.contextmanager
     def _writing_remote(self, name: str) -> Iterator[BinaryIO]:
         with self._failing(name):
-            file = self._fs.open(self.path(name), "wb", autocommit=False)
+            file = self._fs.open(self.path(name), "wb", autocommit=False, block_size=_BLOCK_BYTES)
+        is_committed = False
         try:
-            yield file
-            with self._failing(name):
+            yield cast("BinaryIO", _HeldFile(file))
+            with held(), self._failing(name):
                 file.close()
                 file.commit()
-        except BaseException:
-            # Closing would commit what is there so far. What went wrong before is what matters.
-            with contextlib.suppress(Exception):
-                file.discard()
-            file.closed = True
-            raise
+                is_committed = True
+        finally:
+            if not is_committed:
+                # Closing would commit what is there so far. What went wrong before is what matters.
+                with contextlib.suppress(Exception):
+                    file.discard()
+                file.closed = True
 
     def write(self, name: str, data: bytes) -> None:
         """Write a whole file."""

@@ -20,9 +20,11 @@ __all__ = ["Base", "MetadataPlace", "Mirrors", "Place"]
 
 def _place(value: Any) -> Any:
     """A URL without its last slash, or a local path made absolute."""
-    if not isinstance(value, (str, os.PathLike)):
+    place = os.fspath(value) if isinstance(value, os.PathLike) else value
+    if isinstance(place, bytes):  # pydantic would make it a text, unseen by what follows
+        raise PydanticCustomError("word", "must be text, a URL or a path, but is bytes")
+    if not isinstance(place, str):
         return value
-    place = os.fspath(value)
     if not place:
         raise PydanticCustomError("place", "must be a URL or a path")
     if holds_password(place):

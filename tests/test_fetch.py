@@ -408,7 +408,10 @@ def test_a_local_release(release):
 def test_the_size_cap_holds_for_files_too(release):
     files = fsspec.filesystem("memory")
     files.pipe("/test-cap/images/0.png", picture(5))
-    for cdn, path in ((release.folder / "cdn", "positive-edit/0.png"), ("memory://test-cap", "0.png")):
+    for cdn, path in (
+        (release.folder / "cdn", "positive-edit/0.png"),
+        ("memory://test-cap", "0.png"),
+    ):
         ref = Sources(release.settings(cdn=cdn)).edited(f"images/{path}")
         (found,) = release.fetch([ref], {"max_image_bytes": 500})
         assert (found.reason, found.tries) == (MissingReason.TOO_LARGE, 1)

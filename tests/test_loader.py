@@ -536,7 +536,7 @@ def test_warnings_are_ours_to_see(release: SampleRelease) -> None:
     assert not [one for one in told if "pico_banana" in str(one.message)]
 
 
-@pytest.mark.parametrize("name", ["storage_option", "data_dir", "data_files", "cdnn"])
+@pytest.mark.parametrize("name", ["storage_option", "data_dir", "cdnn"])
 def test_a_refused_argument_is_not_shown(name: str) -> None:
     with pytest.raises(SettingError, match=name) as caught:
         pico_banana_400k.load("sft", **{name: {"secret": "p4ss"}})

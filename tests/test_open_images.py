@@ -339,6 +339,22 @@ def test_a_list_behind_http_is_fetched_once(tmp_path, made):
     assert image_ids(index, "https://h/500.jpg") == [500]
 
 
+def test_what_killed_processes_left_of_an_index_is_swept(tmp_path):
+    path = write(tmp_path / "list.csv", [row(1, PHOTO)])
+    made = Path(open_index(path, {}).path)
+    made.unlink()
+    left = [made.with_name(f".{made.name}.{16 * digit}{end}") for digit in "0f" for end in ENDS]
+    others = [".other.arrow.0123456789abcdef", f".{made.name}.notes", f"{made.name}.csv"]
+    for file in [*left, *map(made.with_name, others)]:
+        file.touch()
+    assert open_index(path, {}).path == str(made)
+    assert not [file for file in left if file.exists()]
+    assert all(made.with_name(name).exists() for name in others)
+
+
+ENDS = ("", ".csv", ".csv.gz")
+
+
 def test_an_index_behind_http_is_kept(tmp_path):
     index = indexed(tmp_path / "list.csv", [row(1, PHOTO)])
     (tmp_path / "own.arrow").write_bytes(Path(index.path).read_bytes())

@@ -222,6 +222,8 @@ def built(arguments, file=None):
 @settings(max_examples=500)
 @given(ARGUMENTS, ARGUMENTS | st.none(), FETCH | ANY)
 @example({}, None, {"hosts": {"x": {"connections": 10**400}}})
+@example({"cdn": b""}, None, {})
+@example({"cdn": b"http://me:secret@h"}, None, {})
 def test_any_arguments_give_settings_or_say_what_is_wrong(arguments, file, fetch):
     assert built(arguments, file)
     assert built({**arguments, "fetch": fetch}, file)

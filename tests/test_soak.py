@@ -97,9 +97,8 @@ def test_faults_that_pass_leave_no_trace(release: SampleRelease, tmp_path: Path)
     connections, rate = 6, 150.0
     hosts = {"127.0.0.1": {"connections": connections, "requests_per_second": rate}}
     settings = tmp_path / "settings.yaml"
-    settings.write_text(
-        json.dumps({"fetch": {"backoff_s": 0.01, "retries": 3, "recovery_s": 1, "hosts": hosts}}), encoding="utf-8"
-    )
+    fetch = {"backoff_s": 0.01, "retries": 3, "recovery_s": 1, "hosts": hosts}
+    settings.write_text(json.dumps({"fetch": fetch}), encoding="utf-8")
     with FakeCDN(("/cdn", release.cdn)) as cdn:
         assert pico_banana(*command(release, cdn, tmp_path / "calm")).code == 0
     with FakeCDN(("/cdn", release.cdn)) as cdn:

@@ -195,7 +195,7 @@ def test_an_end_that_is_swallowed_comes_all_the_same() -> None:
     assert said.strip() == "so long"
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(4))
 def test_interrupted_at_any_moment_and_continued(
     release: SampleRelease, cdn: FakeCDN, tmp_path: Path, seed: int
 ) -> None:
@@ -216,7 +216,6 @@ def test_interrupted_at_any_moment_and_continued(
     assert "Traceback" not in said
     assert not list(out.glob("**/*.tmp"))
     assert pico_banana(*words).code == 0
-    assert pico_banana("convert", "sft", *words[2:]).code == 0
     assert len(digests(out)) == SFT // 10 + 1
     assert pico_banana("verify", out).code == 0
 
@@ -245,18 +244,26 @@ def test_an_upload_that_is_broken_off_is_taken_back(
         cdn.hold(edited(release, 19))
         words = command(release, cdn, "s3://shelf/out", "--records-per-shard", "20")
         run = start(words)
-        while not (begun := client.list_multipart_uploads(Bucket="shelf").get("Uploads")):
+        while PARQUET not in uploads(client):
             assert run.poll() is None
-            time.sleep(0.05)
+            time.sleep(0.02)
         run.send_signal(signal.SIGTERM)
         _, said = run.communicate(timeout=30)
-    left = client.list_multipart_uploads(Bucket="shelf").get("Uploads")
+    left = uploads(client)
     files = [entry["Key"] for entry in client.list_objects_v2(Bucket="shelf")["Contents"]]
     server.stop()
-    assert [upload["Key"] for upload in begun] == ["out/sft/train-00000-of-00001.parquet"]
     assert run.returncode == 143, said
-    assert not left
-    assert not [name for name in files if name.endswith(".parquet")]
+    assert GO_ON in said
+    assert left == []
+    assert PARQUET not in files
+
+
+PARQUET = "out/sft/train-00000-of-00001.parquet"
+
+
+def uploads(client: Any) -> list[str]:
+    """What is being uploaded, or was left so."""
+    return [one["Key"] for one in client.list_multipart_uploads(Bucket="shelf").get("Uploads", [])]
 
 
 # Disks
