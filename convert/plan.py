@@ -30,6 +30,7 @@ from .retry import Retry
 __all__ = ["Plan", "PlannedShard", "ShardDigest", "ShardTask", "differences", "make_plan"]
 
 _CHUNK_LINES = 4096
+_MOST_BAD = 1_000_000  # a plan lists each, at some 400 bytes of memory
 _NO_ROW = -1
 
 
@@ -269,6 +270,7 @@ class _Planner:
             if isinstance(record, BadRecord):
                 # The line's bytes are not needed any more, and there may be many.
                 plan.bad.append(record._replace(line=line._replace(raw=None)))
+                self._check_bad(record)
             elif selection.passes_types(record, category_of(record.edit_type)):
                 candidates.append((line, record))
             else:
@@ -280,6 +282,15 @@ class _Planner:
         pairs = itertools.zip_longest(candidates, rows, photos)
         for (line, record), row, photo in pairs:
             self._place(line, record, row, photo)
+
+    def _check_bad(self, last: BadRecord) -> None:
+        if len(self.plan.bad) > _MOST_BAD:
+            raise ReleaseError(
+                f"{self.plan.jsonl} must be a JSONL file of the release, but more than "
+                f"{_MOST_BAD:,} of its lines are no records, as {last.line.where}: "
+                f"{last.reason.value}: {last.detail}",
+                self.plan.jsonl,
+            )
 
     def _look_up(self, records: list[Record]) -> tuple[list[int | None], list[Photo | None]]:
         if self._index is None or not records:

@@ -20,6 +20,8 @@ from typing import Any
 
 import pytest
 
+from pico_banana.convert.options import ConvertSettings
+from pico_banana.convert.plan import make_plan
 from pico_banana.convert.sample_release import SampleRelease, make_sample_release
 from pico_banana.errors import ReleaseError
 from pico_banana.fetch import Fetcher
@@ -458,6 +460,20 @@ def assert_unseen(secret: str, folder: Path, *shown: bytes) -> None:
     for path in folder.rglob("*"):
         assert secret not in path.name
         assert not path.is_file() or secret.encode() not in path.read_bytes(), path
+
+
+def test_a_file_of_bad_lines_alone_is_no_release(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pico_banana.convert.plan._MOST_BAD", 10)
+    jsonl = tmp_path / "sft.jsonl"
+    settings = build_settings(ConvertSettings, {})
+    manifest = Release(settings).manifest("sft")
+    jsonl.write_bytes(b"{\n" * 10)
+    assert len(make_plan("sft", settings, os.fspath(jsonl), manifest, None).bad) == 10
+    jsonl.write_bytes(b"{\n" * 11)
+    with pytest.raises(ReleaseError, match=r"more than 10 of its lines are no records, as line 11"):
+        make_plan("sft", settings, os.fspath(jsonl), manifest, None)
 
 
 def test_a_signature_stands_nowhere(tmp_path: Path) -> None:
