@@ -22,11 +22,11 @@ help:  ## list these tasks
 demo: .venv/runtime.stamp  ## convert the embedded sample release into demo-output, no network needed
 	$(CACHES) .venv/bin/pico-banana demo --output demo-output
 
-test: .venv/dev.stamp  ## the tests but for the soak; ARGS="-k word" adds arguments of pytest
-	$(CACHES) .venv/bin/python -m pytest -n 2 -m "not soak" $(ARGS)
+test: .venv/dev.stamp  ## the tests, of the soak its short form; ARGS="-k word" adds arguments of pytest
+	$(CACHES) .venv/bin/python -m pytest -n 2 $(ARGS)
 
-soak: .venv/dev.stamp  ## the tests that take minutes; SOAK=short for their short form
-	$(CACHES) .venv/bin/python -m pytest -m soak $(ARGS)
+soak: .venv/dev.stamp  ## the long form of the tests that take minutes, with their figures
+	$(CACHES) SOAK=long .venv/bin/python -m pytest -m soak --capture=no $(ARGS)
 
 lint: .venv/dev.stamp  ## ruff's rules and format
 	.venv/bin/ruff check .
