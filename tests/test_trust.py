@@ -398,6 +398,7 @@ def test_permission_that_is_lost_underneath_is_named(
     went_on(release, cdn, out, before)
 
 
+@pytest.mark.skipif(not hasattr(psutil, "RLIMIT_FSIZE"), reason="needs prlimit, which is Linux'")
 def test_a_disk_that_is_full_in_the_middle_is_named(
     release: SampleRelease, cdn: FakeCDN, begun: tuple[subprocess.Popen[str], Path]
 ) -> None:
@@ -441,6 +442,7 @@ cp -r "$OUT" "$AFTER"
 """
 
 
+@pytest.mark.skipif(shutil.which("unshare") is None, reason="needs unshare, which is Linux'")
 def test_a_disk_of_its_own_is_full(release: SampleRelease, cdn: FakeCDN, tmp_path: Path) -> None:
     """In name spaces of its own, for which no privilege is needed where the system allows it."""
     out, before, after = (tmp_path / name for name in ("out", "before", "after"))
