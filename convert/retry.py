@@ -121,8 +121,9 @@ class OldShard:
             record: the record.
             refs: its `image_refs`.
         """
-        before = zip(refs, self._before(line, record, refs), strict=True)
-        return [ref for ref, image in before if self._is_fetched(line, image)]
+        before = [*self._before(line, record, refs)]
+        wanted = self._wanted(line, record, before)
+        return [ref for ref, is_wanted in zip(refs, wanted, strict=True) if is_wanted]
 
     def found(
         self, line: int, record: Record, refs: Sequence[ImageRef], fetched: Sequence[Found]
@@ -141,9 +142,12 @@ class OldShard:
         kept = iter(self._next_row(line) if line in self._with_row else ())
         came = iter(fetched)
         found: list[Found] = []
-        for ref, image in zip(refs, self._before(line, record, refs), strict=True):
-            if not self._is_fetched(line, image):
-                found.append(self._stays(ref, image) if image else self._of_row(ref, kept))
+        before = [*self._before(line, record, refs)]
+        wanted = self._wanted(line, record, before)
+        for ref, image, is_wanted in zip(refs, before, wanted, strict=True):
+            if not is_wanted:
+                stays = self._stays(ref, image) if image else None
+                found.append(stays or self._had(line, ref, kept))
                 continue
             one = next(came)
             if image and isinstance(one, Missing):
@@ -164,13 +168,29 @@ class OldShard:
             is_next = listed and (listed[0]["column"], listed[0]["url"]) == (column, ref.url)
             yield listed.popleft() if is_next else None
 
-    def _is_fetched(self, line: int, image: dict[str, Any] | None) -> bool:
-        return self._retry.is_tried(image) if image else line not in self._with_row
+    def _wanted(
+        self, line: int, record: Record, before: Sequence[dict[str, Any] | None]
+    ) -> list[bool]:
+        """Which images are fetched: those that are tried again, and what only a row would keep.
+
+        An example that gets no row, whatever is found now, needs no others.
+        """
+        lasting = [image["column"] for image in before if image and not self._retry.is_tried(image)]
+        rejected = lasting.count("rejected_images")
+        is_hopeless = len(lasting) > rejected or 0 < len(record.rejected) == rejected
+        needs_others = line not in self._with_row and not is_hopeless
+        return [self._retry.is_tried(image) if image else needs_others for image in before]
 
     @staticmethod
     def _stays(ref: ImageRef, image: dict[str, Any]) -> Missing:
         reason = MissingReason(image["reason"])
         return Missing(ref.url, reason, image["tries"], None, "found missing before")
+
+    def _had(self, line: int, ref: ImageRef, kept: Iterator[Fetched]) -> Fetched:
+        """An image of the row, or that of an example without one, which nobody will look at."""
+        if line in self._with_row:
+            return self._of_row(ref, kept)
+        return Fetched(ref.url, ref.name, b"", "", ImageFacts("", 0, 0), "", 0)
 
     def _of_row(self, ref: ImageRef, kept: Iterator[Fetched]) -> Fetched:
         image = next(kept, None)

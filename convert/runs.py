@@ -6,6 +6,7 @@ These files tell of the network and the time of day: they are no part of what is
 from __future__ import annotations
 
 import contextlib
+import os
 import platform
 import secrets
 import time
@@ -82,6 +83,8 @@ class Run:
             yield
             return
         path = store.path("_ledger/.lock")
+        if not os.path.isdir(os.path.dirname(path)):  # the lock would make it again
+            raise WriteError(f"{os.path.dirname(path)} is gone", path)
         try:
             with FileLock(path, timeout=_LOCK_S):
                 store.sweep(RUNS_FOLDER)
@@ -99,8 +102,9 @@ def recorded(store: Store, shown: Shown, configs: Sequence[str], workers: int) -
     except PicoBananaError as error:
         run.ended = str(error)
         raise
-    except BaseException:
-        run.ended = "interrupted"
+    except BaseException as error:
+        is_signal = not isinstance(error, Exception)
+        run.ended = "interrupted" if is_signal else f"failed: {type(error).__name__}"
         raise
     finally:
         if run.traffic:
@@ -134,11 +138,13 @@ def traffic_tables(traffic: Traffic) -> list[Table]:
     """Return what hosts were asked and gave, and why not, as tables; none where none was asked."""
     if not traffic:
         return []
-    hosts = Table("host", box=None, pad_edge=False)
+    hosts, reasons = Table(box=None, pad_edge=False), Table(box=None, pad_edge=False)
+    for table in (hosts, reasons):
+        table.add_column("host", no_wrap=True, overflow="fold")
     names = ("asked", "got", "again", "missing", "MB", "median s", "99% s", "slowed")
     for name in names:
-        hosts.add_column(name, justify="right")
-    reasons = Table("host", "reason", box=None, pad_edge=False)
+        hosts.add_column(name, justify="right", no_wrap=True)
+    reasons.add_column("reason", no_wrap=True)
     for name in ("again", "missing"):
         reasons.add_column(name, justify="right")
     for host, one in sorted(traffic.items()):

@@ -113,7 +113,8 @@ class TooManyMissingError(WorkError):
         super().__init__(
             f"{missing} examples have missing images, more than --max-missing {allowed} allows; "
             "the ledgers of finished shards in _ledger/ say which and why. Look at the network and "
-            "the sources, then run the same command again to continue, or allow more"
+            "the sources, then run the same command with --retry-missing, which tries them again "
+            "and continues, or allow more"
         )
         self.missing, self.allowed = missing, allowed
 

@@ -213,7 +213,9 @@ class _Engine:
                 is_whole=body.is_whole,
             )
         except FlawError as flaw:
-            raise AskError(flaw.reason, flaw.detail, sha256=sha256) from None
+            # Twice the same is what was published, but only of bytes that are known to be all.
+            known = sha256 if body.is_whole else ""
+            raise AskError(flaw.reason, flaw.detail, sha256=known) from None
         return sha256, facts
 
 

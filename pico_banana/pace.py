@@ -17,7 +17,7 @@ from typing import NamedTuple
 from pico_banana.missing import GivenUpError, MissingReason
 from pico_banana.settings import FetchPolicy, HostBudget
 
-__all__ = ["Answer", "Breaker", "Lease", "Outcome", "Pace", "Rate"]
+__all__ = ["Answer", "Breaker", "Denials", "Lease", "Outcome", "Pace", "Rate"]
 
 
 class Outcome(str, enum.Enum):
@@ -59,7 +59,7 @@ class Lease(NamedTuple):
 _CATCH_UP_S = 0.05
 """A pace that fell behind because a timer was late may catch up by so much, and no more."""
 _SLOWEST_PER_S, _SLOWEST_SHARE = 0.2, 1 / 16
-_MEASURED = 1024
+_MEASURED, _MEASURED_S, _FEW = 1024, 10.0, 10.0
 _LONGEST_STEP_S = 10.0
 
 
@@ -78,7 +78,7 @@ class Rate:
     def __init__(self, budget: HostBudget, recovery_s: float) -> None:
         self._budget, self._recovery_s = budget, recovery_s
         self._grants: deque[float] = deque(maxlen=_MEASURED)
-        self._whole = budget.requests_per_second or 0.0
+        self._before = 0.0
         self._changed_s = 0.0
         self._slowed_s = float("-inf")
         self.per_s = budget.requests_per_second
@@ -93,32 +93,42 @@ class Rate:
         """Note that a request begins."""
         self._grants.append(now_s)
 
-    def slow_down(self, granted_s: float, now_s: float) -> None:
-        """Halve the rate, once for all requests that were under way together."""
+    def slow_down(self, granted_s: float, now_s: float) -> bool:
+        """Halve what the host was asked, once for all requests that were under way together.
+
+        Return whether it was whole before.
+        """
         if granted_s <= self._slowed_s:
-            return
-        if self.per_s is None:
-            self.per_s = self._whole = self._measured(now_s)
-        self.per_s = max(self.per_s / 2, min(_SLOWEST_PER_S, self._whole * _SLOWEST_SHARE))
+            return False
+        budget = self._budget.requests_per_second or float("inf")
+        was_whole = self.per_s in (None, budget)
+        asked = min(self._asked(now_s), self.per_s or budget)
+        self._before = max(asked, 0.0 if was_whole else self._before)
+        self.per_s = max(asked / 2, min(_SLOWEST_PER_S, budget * _SLOWEST_SHARE))
         self._slowed_s = self._changed_s = now_s
         self.slowed += 1
+        return was_whole
 
     def recover(self, now_s: float) -> None:
         """Raise the rate by what the time since the last change allows, up to the budget."""
-        if self.per_s is None or self.per_s == self._budget.requests_per_second:
+        budget = self._budget.requests_per_second
+        if self.per_s is None or self.per_s == budget:
             return
         # By equal steps: so it is soon back from far below, and slow where it was too much.
         step_s = min(now_s - self._changed_s, _LONGEST_STEP_S)
-        self.per_s = min(self.per_s + self._whole / 2 * step_s / self._recovery_s, self._whole)
+        self.per_s += self._before / 2 * step_s / self._recovery_s
         self._changed_s = now_s
-        if self.per_s == self._whole and self._budget.requests_per_second is None:
+        if budget is not None:
+            self.per_s = min(self.per_s, budget)
+        elif self.per_s > 2 * self._before:  # twice what was too much: no limit holds it back
             self.per_s = None
 
-    def _measured(self, now_s: float) -> float:
-        """What the host was asked lately, where no rate is set."""
-        passed_s = now_s - self._grants[0] if self._grants else 0.0
+    def _asked(self, now_s: float) -> float:
+        """What the host was asked a second lately; often less than it might be."""
+        lately = [at for at in self._grants if now_s - at < _MEASURED_S]
+        passed_s = now_s - lately[0] if lately else 0.0
         # What begins all at once is no rate, and few requests are no measure.
-        return max(len(self._grants) / max(passed_s, 1.0), float(self._budget.connections))
+        return max(len(lately) / max(passed_s, 1.0), _FEW)
 
 
 class Breaker:
@@ -171,25 +181,38 @@ class Breaker:
 
 
 _BURST, _BURST_OF, _BURST_S = 5, 20, 60.0
+_TOLD_PAUSE_S = 5.0
 
 
-class _Denials:
-    """Tells a burst of 403, by which a host throttles, from a lone one: an image's own matter."""
+class Denials:
+    """Tells a burst of 403, by which a host throttles, from a lone one: an image's own matter.
 
-    def __init__(self) -> None:
+    Attributes:
+        answers: how many were noted.
+    """
+
+    def __init__(self, rate: Rate) -> None:
+        self._rate = rate
         self._lately: deque[tuple[float, bool]] = deque(maxlen=_BURST_OF)
         self._burst_s = float("-inf")
         self.answers = 0
 
     def note(self, now_s: float, *, is_denied: bool) -> None:
+        """Note an answer of the host."""
         self._lately.append((now_s, is_denied))
         self.answers += 1
-        if sum(denied and now_s - at < _BURST_S for at, denied in self._lately) >= _BURST:
+        within_s = self._within_s()
+        if sum(denied and now_s - at < within_s for at, denied in self._lately) >= _BURST:
             self._burst_s = now_s
 
     def is_burst(self, now_s: float) -> bool:
+        """Whether a 403 that comes now is one of a burst."""
         # For a while after: the next ones are no longer many, since the pace is slower.
-        return now_s - self._burst_s < _BURST_S
+        return now_s - self._burst_s < self._within_s()
+
+    def _within_s(self) -> float:
+        """A minute, or as long as these answers take at a slow host's pace, and as long again."""
+        return max(_BURST_S, 2 * _BURST_OF * self._rate.interval_s)
 
 
 class Pace:
@@ -211,9 +234,9 @@ class Pace:
         self._turn = asyncio.Lock()
         self._next_s = 0.0
         self._probe: int | None = None
-        self._denials, self._breaker = _Denials(), Breaker(policy)
         self._answered = asyncio.Event()
         self.rate = Rate(budget, policy.recovery_s)
+        self._denials, self._breaker = Denials(self.rate), Breaker(policy)
 
     def begin(self) -> None:
         """Ask again what was given up: a new run begins."""
@@ -270,10 +293,14 @@ class Pace:
             if is_denied and (is_probe or self._denials.is_burst(now_s)):
                 outcome = Outcome.THROTTLED
         if outcome is Outcome.THROTTLED:
-            self.rate.slow_down(lease.granted_s, now_s)
+            if self.rate.slow_down(lease.granted_s, now_s):
+                self._say(
+                    f"{self._host} asks for less: now {self.rate.per_s:,.3g} requests a second"
+                )
             self._next_s = max(self._next_s, now_s + self.rate.interval_s)
-        if answer.pause_s > 0:
-            self._next_s = max(self._next_s, now_s + answer.pause_s)
+        if now_s + answer.pause_s > self._next_s + _TOLD_PAUSE_S:
+            self._say(f"{self._host} asks to be left alone for {answer.pause_s:,.0f} s")
+        self._next_s = max(self._next_s, now_s + answer.pause_s)
         if outcome is Outcome.OK:
             self.rate.recover(now_s)
             if self._breaker.well():

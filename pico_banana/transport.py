@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import email.utils
 import time
+import zlib
 from collections import defaultdict
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import Executor
 from typing import NamedTuple, TypeVar
 
@@ -35,6 +36,7 @@ _STATUS = {
 }
 _CLIENT_ERROR, _SERVER_ERROR = range(400, 500), range(500, 600)
 _BLOCK_BYTES = 256 * 1024
+_PACKED = {"gzip", "x-gzip", "deflate"}
 
 _DENIED, _SLOW_DOWN = 403, {429, 503}
 
@@ -86,6 +88,8 @@ class Transport:
                 sock_read=policy.read_timeout_s,
             ),
             trust_env=True,
+            # Packed bodies, which nobody asked for, are unpacked here, under the size cap.
+            auto_decompress=False,
             read_bufsize=_BLOCK_BYTES,
         )
         # aiohttp asks twice where a connection breaks, which no budget would know of, and has no
@@ -221,11 +225,13 @@ class Transport:
         expected = response.content_length
         if expected is not None:
             self._check_size(expected, grow)
+        is_packed = response.headers.get("Content-Encoding", "").lower() in _PACKED
+        unpacked = _unpacked if is_packed else lambda blocks: blocks
         size = 0
-        async for block in response.content.iter_any():
+        async for block in unpacked(response.content.iter_any()):
             received.append(block)
             size += len(block)
-            if expected is None or size > expected:  # chunked, or packed after all
+            if expected is None or size > expected:  # chunked, or packed
                 self._check_size(size, grow, whole=False)
 
     def _check_size(self, size: int, grow: Grow, *, whole: bool = True) -> None:
@@ -247,6 +253,21 @@ class Transport:
         data = await loop.run_in_executor(self._pool, file.read, most)
         self._check_size(len(data), grow)  # its size may be unknown, wrong, or another by now
         return data
+
+
+async def _unpacked(blocks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """Inflate gzip or zlib a block at a time: a little packed may be very much unpacked."""
+    inflating = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)
+    try:
+        async for block in blocks:
+            packed = block
+            while packed and not inflating.eof:
+                yield inflating.decompress(packed, _BLOCK_BYTES)
+                packed = inflating.unconsumed_tail
+    except zlib.error as error:
+        raise AskError(MissingReason.CORRUPT, f"its Content-Encoding: {error}") from None
+    if not inflating.eof:
+        raise AskError(MissingReason.TRUNCATED, "the packed body ends too early")
 
 
 def _outcome(error: AskError) -> Outcome:
@@ -278,7 +299,6 @@ def _retry_after_s(value: str) -> float:
     if value.strip().isdecimal():
         return float(value)
     try:
-        date = email.utils.parsedate_to_datetime(value)
-    except ValueError:
+        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
+    except (ValueError, OverflowError, OSError):  # the last two: of a year that no clock reaches
         return 0.0
-    return max(0.0, date.timestamp() - time.time())

@@ -5,6 +5,7 @@ One conversion meets all of them. Each ends in its reason, after so many request
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import io
 import json
@@ -29,6 +30,7 @@ RETRIES = 2
 PLACEHOLDER = hashlib.sha256(b"a placeholder").hexdigest()
 _wide = io.BytesIO()
 Image.new("1", (30_000, 30_000)).save(_wide, "PNG")
+PACKED = (("Content-Type", "image/png"), ("Content-Encoding", "gzip"))
 IN_THE_PAST = formatdate(0, usegmt=True)
 PERMANENT, ONCE_MORE, TRANSIENT = 1, 2, RETRIES + 1
 
@@ -46,6 +48,11 @@ FAULTS: dict[str, tuple[Answer, str, int]] = {
     "429, Retry-After in seconds": (fake_cdn.too_many(0.01), "throttled", TRANSIENT),
     "429, Retry-After as a date": (fake_cdn.too_many(IN_THE_PAST), "throttled", TRANSIENT),
     "429, Retry-After that is neither": (fake_cdn.too_many("soon"), "throttled", TRANSIENT),
+    "429, Retry-After beyond all calendars": (
+        fake_cdn.too_many("Mon, 01 Jan 99999999999999999999 00:00:00 GMT"),
+        "throttled",
+        TRANSIENT,
+    ),
     "500": (fake_cdn.status(500), "server_error", TRANSIENT),
     "502": (fake_cdn.status(502), "server_error", TRANSIENT),
     "503": (fake_cdn.status(503), "server_error", TRANSIENT),
@@ -59,6 +66,11 @@ FAULTS: dict[str, tuple[Answer, str, int]] = {
     "a cut body": (fake_cdn.cut(500), "truncated", TRANSIENT),
     "a Content-Length too large": (fake_cdn.wrong_length(7), "truncated", TRANSIENT),
     "a chunked body that is cut": (replace(fake_cdn.cut(500), length=None), "truncated", TRANSIENT),
+    "a packed body that is cut": (
+        replace(fake_cdn.gzip(), change=lambda whole: gzip.compress(whole)[:-20]),
+        "truncated",
+        TRANSIENT,
+    ),
     "200 with HTML": (fake_cdn.body(b"<html>Sorry</html>"), "not_an_image", ONCE_MORE),
     "200 with nothing": (fake_cdn.body(b""), "not_an_image", ONCE_MORE),
     "flipped bits": (fake_cdn.corrupt(), "corrupt", ONCE_MORE),
@@ -93,6 +105,11 @@ FAULTS: dict[str, tuple[Answer, str, int]] = {
     ),
     "the same, chunked": (
         replace(fake_cdn.body(bytes(200_001), "image/png"), length=None),
+        "too_large",
+        PERMANENT,
+    ),
+    "a gzip bomb": (
+        replace(fake_cdn.body(gzip.compress(bytes(50_000_000))), headers=PACKED),
         "too_large",
         PERMANENT,
     ),

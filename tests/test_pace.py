@@ -10,7 +10,7 @@ from pico_banana.budgets import HostBudgets, host_of
 from pico_banana.fetch import Fetched, Fetcher
 from pico_banana.leases import LeaseServer
 from pico_banana.missing import GivenUpError, MissingReason
-from pico_banana.pace import Answer, Breaker, Outcome, Rate
+from pico_banana.pace import Answer, Breaker, Denials, Outcome, Rate
 from pico_banana.settings import HostBudget, Settings, build_settings
 from pico_banana.sources import Sources
 from pico_banana.traffic import HostTraffic, Traffic
@@ -94,10 +94,38 @@ def test_a_host_without_a_rate_is_halved_from_what_it_was_asked():
     assert (rate.per_s, rate.interval_s) == (None, 0)
     for request in range(1000):
         rate.granted(request / 100)
-    rate.slow_down(10, 10)
-    assert rate.per_s == pytest.approx(50)
+    assert rate.slow_down(10, 10)
+    assert rate.per_s == pytest.approx(50, rel=0.01)
     rate.recover(20)
+    assert rate.per_s == pytest.approx(100, rel=0.01)
+    for second in (30, 40, 50):
+        rate.recover(second)
     assert rate.per_s is None
+
+
+def test_a_host_that_is_asked_less_than_it_may_be_is_halved_all_the_same():
+    rate = Rate(HostBudget(requests_per_second=400), 60)
+    for request in range(500):
+        rate.granted(request / 50)
+    rate.slow_down(10, 10)
+    assert rate.per_s == pytest.approx(25, rel=0.01)
+
+
+@pytest.mark.parametrize("budget", [0.3, 1, 400])
+def test_a_burst_is_seen_however_slow_the_pace_has_become(budget):
+    rate = Rate(HostBudget(requests_per_second=budget), 60)
+    denials, now_s, lone = Denials(rate), 0.0, 0
+    for _ in range(200):  # it denies all it is asked
+        granted_s, now_s = now_s, now_s + rate.interval_s
+        denials.note(now_s, is_denied=True)
+        if denials.is_burst(now_s):
+            rate.slow_down(granted_s + 0.001, now_s)
+        else:
+            lone += 1
+    assert lone == 4
+    denials.note(now_s, is_denied=False)
+    assert denials.is_burst(now_s + 30)
+    assert not denials.is_burst(now_s + 24 * 3600)
 
 
 # ---- the breaker ---------------------------------------------------------------------------------

@@ -109,16 +109,28 @@ def to_ask(out: Path, images: list[dict[str, str]], config: str) -> Counter[str]
         if not TRANSIENT & {reason for listed in missing.values() for reason in listed.values()}:
             continue
         written = lines_of(ledger["written"])
+        hopeless = {
+            entry["line"]
+            for entry in ledger["missing"]
+            if is_hopeless(entry, len(images[entry["line"] - 1]) - 2)
+        }
         paths = set()
         for line in written | lines_of(ledger["missing_lines"]):
             listed = missing.get(line, {})
             for url, path in images[line - 1].items():
                 if url in listed and listed[url] not in TRANSIENT:
                     continue
-                if url in listed or line not in written:
+                if url in listed or line not in written | hopeless:
                     paths.add(path)
         found.update(paths)
     return found
+
+
+def is_hopeless(entry: dict[str, Any], rejected: int) -> bool:
+    """Whether a record gets no row whatever is found: what it needs is missing for good."""
+    lasting = [one["column"] for one in entry["images"] if one["reason"] not in TRANSIENT]
+    needed = [column for column in lasting if column != "rejected_images"]
+    return bool(needed) or (0 < len(lasting) == rejected)
 
 
 def without_tries(found: list[dict[str, Any]]) -> list[dict[str, Any]]:

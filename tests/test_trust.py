@@ -52,7 +52,13 @@ def command(release: SampleRelease, cdn: FakeCDN, out: Path | str, *words: Any) 
     return ["convert", "sft", *flags, "--records-per-shard", "10", *map(os.fspath, words)]
 
 
+def hear_all() -> None:
+    """Hear SIGHUP also where the tests themselves were begun under nohup."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 def start(words: list[str], **options: Any) -> subprocess.Popen[str]:
+    options = {"preexec_fn": hear_all, **options}
     return subprocess.Popen(arguments_of(*words), stderr=subprocess.PIPE, text=True, **options)
 
 
