@@ -1,7 +1,7 @@
 """Map a photo's URL to its Open Images ImageID and attribution, by an index of the image list.
 
-The index is an Arrow file sorted by the photo's number (the digits its file name begins with),
-mapped into memory and searched: nothing is loaded, and all processes share its pages.
+The index (see `image_list`) is mapped into memory and searched by the photo's number, the digits
+that its file name begins with: nothing is loaded, and all processes share its pages.
 """
 
 from __future__ import annotations
@@ -9,37 +9,24 @@ from __future__ import annotations
 import base64
 import functools
 import hashlib
+import itertools
 import os
 import re
-import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv
 
 from pico_banana.cache import Fetching, RemoteFile, kept, local_name
 from pico_banana.errors import ReleaseError
+from pico_banana.image_list import INDEX_VERSION, Keys, keys_of, write_index
 from pico_banana.records import photo_of
 
 __all__ = ["Index", "Photo", "index_path", "is_image_id", "mapped_index", "open_index"]
 
-INDEX_VERSION = 1
 _IMAGE_ID = re.compile(r"[0-9a-f]{16}")
-_COLUMNS = {
-    "OriginalURL": "url",
-    "ImageID": "image_id",
-    "Author": "author",
-    "AuthorProfileURL": "author_url",
-    "Title": "title",
-    "License": "license",
-    "OriginalLandingURL": "landing_url",
-    "OriginalMD5": "original_md5",
-    "OriginalSize": "original_size",
-    "Rotation": "rotation",
-}
 
 
 class Photo(NamedTuple):
@@ -90,104 +77,28 @@ def is_image_id(text: str) -> bool:
     return _IMAGE_ID.fullmatch(text) is not None
 
 
-_DIGITS = re.compile(r"[0-9]{1,18}(?![0-9])")
-
-
-def _key(name: str) -> int:
-    """The sort key of a photo's file name: its number, or a negative checksum where it has none."""
-    digits = _DIGITS.match(name)
-    return int(digits[0]) if digits else -1 - zlib.crc32(name.encode())
-
-
-def _keys(urls: pa.ChunkedArray) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """`_key(photo_of(url))` of a whole column at once."""
-    found = pc.extract_regex(
-        urls, r"^[^?#]*/(?P<digits>[0-9]{1,18})(?:[^0-9/?#][^/?#]*)?(?:[?#]|$)"
-    )
-    digits = pc.struct_field(found, "digits")
-    missing = pc.is_null(digits)
-    # A copy: what Arrow gives out must not be written to.
-    known = pc.fill_null(pc.cast(digits, pa.int64()), 0)
-    keys: np.ndarray[Any, np.dtype[np.int64]] = known.to_numpy().copy()
-    for row in np.flatnonzero(missing):
-        keys[row] = _key(photo_of(urls[int(row)].as_py() or ""))
-    return keys
-
-
-def _read_list(csv: str, *, use_threads: bool) -> pa.Table:
-    return pyarrow.csv.read_csv(
-        csv,
-        read_options=pyarrow.csv.ReadOptions(use_threads=use_threads),
-        parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
-        convert_options=pyarrow.csv.ConvertOptions(
-            include_columns=list(_COLUMNS),
-            column_types={name: pa.string() for name in _COLUMNS} | {"OriginalSize": pa.int64()},
-            strings_can_be_null=True,
-            null_values=[""],
-        ),
-    )
-
-
-def _fault_of(csv: str) -> str:
-    """What is wrong with a list, and in which row: Arrow knows it only where one thread reads."""
-    try:
-        _read_list(csv, use_threads=False)
-    except pa.ArrowInvalid as error:
-        return str(error)
-    return "it cannot be read twice alike"
-
-
-def _build(csv: str, place: str, path: str) -> None:
-    """Write the index of the image list in the file `csv`, which came from `place`, to `path`."""
-    try:
-        table = _read_list(csv, use_threads=True)
-    except (pa.ArrowInvalid, pa.ArrowKeyError, OSError) as error:
-        said = _fault_of(csv) if isinstance(error, pa.ArrowInvalid) else error
-        raise ReleaseError(
-            f"{place} must be Open Images' image list, a CSV with the columns "
-            f"{', '.join(_COLUMNS)}, but: {said}",
-            place,
-        ) from None
-    if not table.num_rows:
-        raise ReleaseError(f"{place} must be Open Images' image list, but has no row", place)
-    table = table.rename_columns(list(_COLUMNS.values()))
-    keys = _keys(table["url"])
-    # A stable sort keeps the list's order among equal keys, so every machine makes one index.
-    order = np.argsort(keys, kind="stable")
-    table = table.take(pa.array(order)).combine_chunks()
-    table = table.add_column(0, "key", pa.array(keys[order]))
-    table = table.replace_schema_metadata({"pico_banana_index": str(INDEX_VERSION)})
-    try:
-        with pa.OSFile(path, "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
-            writer.write_table(table, max_chunksize=table.num_rows)
-    except OSError as error:
-        raise ReleaseError(
-            f"the index of {place} cannot be written: {error}; it takes about 600 MB, set "
-            "PICO_BANANA_CACHE to a folder with room for it",
-            place,
-        ) from None
-
-
 class Index:
-    """The photos of Open Images' image list, searched by URL; safe to use in several threads."""
+    """The photos of Open Images' image list, searched by URL; safe to use in several threads.
+
+    A row is a photo's place in the list, from 0. Nothing is loaded: the file is mapped.
+    """
 
     def __init__(self, path: str) -> None:
         """Map the index file at `path`; `ReleaseError` where it is none of this version."""
         self.path = path
         try:
-            self._table = pa.ipc.open_file(pa.memory_map(path)).read_all()
+            reader = pa.ipc.open_file(pa.memory_map(path))
+            batches = [reader.get_batch(number) for number in range(reader.num_record_batches)]
         except (pa.ArrowInvalid, OSError) as error:
             raise ReleaseError(f"{path} is no index: {error}", path) from None
-        version = (self._table.schema.metadata or {}).get(b"pico_banana_index")
-        if version != b"%d" % INDEX_VERSION or self._table["key"].num_chunks != 1:
+        if (reader.schema.metadata or {}).get(b"pico_banana_index") != b"%d" % INDEX_VERSION:
             raise ReleaseError(f"{path} is no index of this version; make it anew", path)
-        # The one chunk that was written: to combine chunks would load and copy them.
-        self._keys = self._table["key"].chunk(0).to_numpy()
-        self._urls = self._table["url"].chunk(0)
+        self._sections = [_Section(batch) for batch in batches]
+        self._starts = np.cumsum([0, *[batch.num_rows for batch in batches]])
 
     def __len__(self) -> int:
         """The number of photos."""
-        return int(self._table.num_rows)
+        return int(self._starts[-1])
 
     def rows(self, urls: Sequence[str]) -> list[int | None]:
         """Return, for each URL, its photo's row or None.
@@ -195,31 +106,63 @@ class Index:
         A URL matches exactly first, then by the photo's file name, where only the spelling of the
         host differs (`farm5`, `c8`) or http stands for https.
         """
-        wanted = np.array([_key(photo_of(url)) for url in urls], dtype=np.int64)
-        first = np.searchsorted(self._keys, wanted, side="left")
-        last = np.searchsorted(self._keys, wanted, side="right")
-        return [
-            self._row(*found) for found in zip(urls, first.tolist(), last.tolist(), strict=True)
-        ]
-
-    def _row(self, url: str, first: int, last: int) -> int | None:
-        same_name = None
-        name = photo_of(url)
-        for row in range(first, last):
-            listed = self._urls[row].as_py()
-            if listed == url:
-                return row
-            if same_name is None and name and photo_of(listed or "") == name:
-                same_name = row
-        return same_name
+        wanted = pa.array(urls, pa.string())
+        keys = keys_of(wanted)
+        exact, same_name = np.full(len(urls), -1), np.full(len(urls), -1)
+        for start, section in zip(self._starts, self._sections, strict=False):
+            section.find(wanted, keys, exact, same_name, int(start))
+        found = np.where(exact >= 0, exact, same_name)
+        return [None if row < 0 else row for row in found.tolist()]
 
     def photos(self, rows: Iterable[int | None]) -> list[Photo | None]:
         """Return the photos at these rows; None stays None."""
         rows = list(rows)
-        known = sorted({row for row in rows if row is not None})
-        taken = self._table.select(Photo._fields).take(pa.array(known, pa.int64())).to_pydict()
-        photos = dict(zip(known, map(Photo, *taken.values()), strict=True)) if known else {}
+        known = np.array(sorted({row for row in rows if row is not None}), np.int64)
+        photos: dict[int, Photo] = {}
+        edges = np.searchsorted(known, self._starts)
+        for section, start, (first, last) in zip(
+            self._sections, self._starts, itertools.pairwise(edges), strict=False
+        ):
+            if first < last:
+                mine = known[first:last]
+                photos.update(zip(mine.tolist(), section.photos(mine - start), strict=True))
         return [None if row is None else photos[row] for row in rows]
+
+
+class _Section:
+    """One record batch of an index."""
+
+    def __init__(self, batch: pa.RecordBatch) -> None:
+        self._batch, self._urls = batch, batch["url"]
+        self._keys, self._rows = batch["key"].to_numpy(), batch["row"].to_numpy()
+
+    def find(
+        self, wanted: pa.StringArray, keys: Keys, exact: Keys, same_name: Keys, start: int
+    ) -> None:
+        """Fill in the rows, counted from `start`, of wanted URLs that were not found before."""
+        first = np.searchsorted(self._keys, keys, side="left")
+        last = np.searchsorted(self._keys, keys, side="right")
+        places = np.flatnonzero((last > first) & (exact < 0))
+        if not len(places):
+            return
+        rows = self._rows[first[places]]
+        equal = pc.equal(self._urls.take(pa.array(rows)), wanted.take(pa.array(places)))
+        is_equal = pc.fill_null(equal, False).to_numpy(zero_copy_only=False)
+        exact[places[is_equal]] = rows[is_equal] + start
+        for place in places[~is_equal].tolist():
+            url = wanted[place].as_py()
+            name = photo_of(url)
+            for row in self._rows[first[place] : last[place]].tolist():
+                listed = self._urls[row].as_py()
+                if listed == url:
+                    exact[place] = row + start
+                    break
+                if same_name[place] < 0 and name and listed and photo_of(listed) == name:
+                    same_name[place] = row + start
+
+    def photos(self, rows: Keys) -> Iterator[Photo]:
+        taken = self._batch.select(list(Photo._fields)).take(pa.array(rows)).to_pydict()
+        return itertools.starmap(Photo, zip(*taken.values(), strict=True))
 
 
 @functools.lru_cache(maxsize=4)
@@ -269,12 +212,12 @@ def open_index(
 
 def _make(source: RemoteFile, path: str, progress: Fetching | None) -> None:
     if source.is_local:
-        _build(source.kept("", None), source.shown, path)
+        write_index(source.kept("", None), source.shown, path)
         return
     csv = path + (".csv.gz" if source.shown.endswith(".gz") else ".csv")
     try:
         source.copy(csv, progress)
-        _build(csv, source.shown, path)
+        write_index(csv, source.shown, path)
     finally:
         if os.path.exists(csv):
             os.unlink(csv)

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pico_banana.errors import ReleaseError
+from pico_banana.image_list import _key, keys_of
 from pico_banana.open_images import Index, Photo, is_image_id, open_index
 from tests.fake_cdn import FakeCDN
 
@@ -284,16 +285,35 @@ def test_a_broken_index_is_refused(tmp_path):
         open_index(str(path), {})
 
 
-def test_an_index_in_pieces_is_refused(tmp_path):
-    """It is searched as one piece; that it is one is part of its version."""
-    index = indexed(tmp_path / "list.csv", [row(n, f"https://h/{n}.jpg") for n in range(5)])
-    path = tmp_path / "own.index"
-    with pa.memory_map(index.path) as file:
-        table = pa.ipc.open_file(file).read_all()
-        with pa.OSFile(str(path), "wb") as to, pa.ipc.new_file(to, table.schema) as writer:
-            writer.write_table(table, max_chunksize=2)
-    with pytest.raises(ReleaseError, match=r"own\.index is no index of this version"):
-        open_index(str(path), {})
+@pytest.mark.parametrize("section_bytes", [1, 300, 1000])
+def test_a_list_of_many_sections(tmp_path, monkeypatch, section_bytes):
+    """Rows are found in whichever section they lie, and no cut goes through a quoted line's end."""
+    monkeypatch.setattr("pico_banana.image_list._SECTION_BYTES", section_bytes)
+    title = 'one\ntwo, "three"\n\nfour'
+    rows = [row(n, f"https://h{n % 3}/{n % 20}_o.jpg", Title=title) for n in range(60)]
+    index = indexed(tmp_path / "list.csv", rows)
+    assert len(index) == 60
+    urls = [f"https://h{n % 3}/{n % 20}_o.jpg" for n in range(60)]
+    assert image_ids(index, *urls) == list(range(60))
+    # By the name alone the first one counts.
+    assert image_ids(index, "https://elsewhere/7_o.jpg") == [7]
+    assert {photo.title for photo in index.photos(range(60))} == {title}
+
+
+ODD_URLS = st.lists(
+    st.one_of(
+        st.text("/?#0123456789_.ajö", max_size=30),
+        st.integers(0, 10**19).map(lambda number: f"https://h/{number}_a_o.jpg"),
+        st.none(),
+    ),
+    max_size=20,
+)
+
+
+@given(ODD_URLS, st.integers(0, 5))
+def test_keys_of_a_column_are_those_of_its_urls(urls, offset):
+    column = pa.array(urls, pa.string())[offset:]
+    assert keys_of(column).tolist() == [_key(url or "") for url in urls[offset:]]
 
 
 def test_opening_an_index_loads_nothing(tmp_path):
