@@ -32,7 +32,7 @@ app = typer.Typer(
 )
 # Where nobody looks on, lines are for programs: no terminal's width breaks them.
 out = Console(width=None if sys.stdout.isatty() else 200)
-err = Console(stderr=True)
+err = Console(stderr=True, width=None if sys.stderr.isatty() else 200)
 
 EXIT_MISSING, EXIT_USAGE = 1, 2
 _LISTS = ("input_sources", "edit_types", "edit_categories", "ids", "exclude_ids")

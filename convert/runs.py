@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import re
 import secrets
 import time
 from collections.abc import Iterator, Sequence
@@ -32,6 +33,7 @@ __all__ = ["RUNS_FOLDER", "Run", "read_traffic", "recorded", "traffic_tables"]
 RUNS_FOLDER = "_ledger/runs"
 _FORMAT = 1
 _LOCK_S = 2
+_USUAL_PORT = re.compile(r"^(https://.*):443$|^(http://.*):80$")
 
 
 @dataclass
@@ -140,7 +142,7 @@ def traffic_tables(traffic: Traffic) -> list[Table]:
         return []
     hosts, reasons = Table(box=None, pad_edge=False), Table(box=None, pad_edge=False)
     for table in (hosts, reasons):
-        table.add_column("host", no_wrap=True, overflow="fold")
+        table.add_column("host", overflow="fold")  # numbers are never cut, nor is a name
     names = ("asked", "got", "again", "missing", "MB", "median s", "99% s", "slowed")
     for name in names:
         hosts.add_column(name, justify="right", no_wrap=True)
@@ -148,7 +150,7 @@ def traffic_tables(traffic: Traffic) -> list[Table]:
     for name in ("again", "missing"):
         reasons.add_column(name, justify="right")
     for host, one in sorted(traffic.items()):
-        shown = escape(printable(host))
+        shown = escape(printable(_USUAL_PORT.sub(r"\1\2", host)))
         hosts.add_row(shown, *_cells(one))
         for reason in sorted({*one.again, *one.missing}):
             reasons.add_row(shown, reason, f"{one.again[reason]:,}", f"{one.missing[reason]:,}")
