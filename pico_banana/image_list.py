@@ -40,7 +40,7 @@ _COLUMNS = {
     "OriginalSize": "original_size",
     "Rotation": "rotation",
 }
-_SECTION_BYTES = 32 * 1024 * 1024
+_SECTION_BYTES = 16 * 1024 * 1024
 _THREADS = min(4, os.cpu_count() or 1)
 _BLOCK_BYTES = 4 * 1024 * 1024
 _ROW = re.compile(r"Row #(\d+)")

@@ -59,7 +59,7 @@ class Lease(NamedTuple):
 _CATCH_UP_S = 0.05
 """A pace that fell behind because a timer was late may catch up by so much, and no more."""
 _SLOWEST_PER_S, _SLOWEST_SHARE = 0.2, 1 / 16
-_MEASURED, _MEASURED_S, _FEW = 1024, 10.0, 10.0
+_MEASURED, _MEASURED_S = 1024, 10.0
 _LONGEST_STEP_S = 10.0
 
 
@@ -102,7 +102,10 @@ class Rate:
             return False
         budget = self._budget.requests_per_second or float("inf")
         was_whole = self.per_s in (None, budget)
-        asked = min(self._asked(now_s), self.per_s or budget)
+        allowed = self.per_s or budget
+        asked = min(self._asked(now_s) or allowed, allowed)
+        if asked == float("inf"):
+            asked = float(self._budget.connections)
         self._before = max(asked, 0.0 if was_whole else self._before)
         self.per_s = max(asked / 2, min(_SLOWEST_PER_S, budget * _SLOWEST_SHARE))
         self._slowed_s = self._changed_s = now_s
@@ -123,12 +126,14 @@ class Rate:
         elif self.per_s > 2 * self._before:  # twice what was too much: no limit holds it back
             self.per_s = None
 
-    def _asked(self, now_s: float) -> float:
-        """What the host was asked a second lately; often less than it might be."""
+    def _asked(self, now_s: float) -> float | None:
+        """What the host was asked a second lately; often less than it might be.
+
+        None where a run has just begun, which is no measure.
+        """
         lately = [at for at in self._grants if now_s - at < _MEASURED_S]
         passed_s = now_s - lately[0] if lately else 0.0
-        # What begins all at once is no rate, and few requests are no measure.
-        return max(len(lately) / max(passed_s, 1.0), _FEW)
+        return len(lately) / passed_s if passed_s >= 1 else None
 
 
 class Breaker:
