@@ -238,7 +238,7 @@ def test_an_upload_that_is_broken_off_is_taken_back(
         monkeypatch.setenv(name, "testing")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     client = boto3.client("s3")
-    client.create_bucket(Bucket="shelf")
+    client.create_bucket(Bucket="uploads")
     # A row group of 64 MiB is full after 17 of these, and begins the upload.
     release = make_sample_release(tmp_path / "release", sft=20, size=(96, 64))
     noise = tmp_path / "noise.png"
@@ -248,7 +248,7 @@ def test_an_upload_that_is_broken_off_is_taken_back(
         os.link(noise, path)
     with FakeCDN(("/cdn", release.cdn)) as cdn:
         cdn.hold(edited(release, 19))
-        words = command(release, cdn, "s3://shelf/out", "--records-per-shard", "20")
+        words = command(release, cdn, "s3://uploads/out", "--records-per-shard", "20")
         run = start(words)
         while PARQUET not in uploads(client):
             assert run.poll() is None
@@ -256,7 +256,7 @@ def test_an_upload_that_is_broken_off_is_taken_back(
         run.send_signal(signal.SIGTERM)
         _, said = run.communicate(timeout=30)
     left = uploads(client)
-    files = [entry["Key"] for entry in client.list_objects_v2(Bucket="shelf")["Contents"]]
+    files = [entry["Key"] for entry in client.list_objects_v2(Bucket="uploads")["Contents"]]
     server.stop()
     assert run.returncode == 143, said
     assert GO_ON in said
@@ -269,7 +269,7 @@ PARQUET = "out/sft/train-00000-of-00001.parquet"
 
 def uploads(client: Any) -> list[str]:
     """What is being uploaded, or was left so."""
-    return [one["Key"] for one in client.list_multipart_uploads(Bucket="shelf").get("Uploads", [])]
+    return [one["Key"] for one in client.list_multipart_uploads(Bucket="uploads").get("Uploads", [])]
 
 
 # Disks
