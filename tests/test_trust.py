@@ -269,7 +269,8 @@ PARQUET = "out/sft/train-00000-of-00001.parquet"
 
 def uploads(client: Any) -> list[str]:
     """What is being uploaded, or was left so."""
-    return [one["Key"] for one in client.list_multipart_uploads(Bucket="uploads").get("Uploads", [])]
+    found = client.list_multipart_uploads(Bucket="uploads")
+    return [one["Key"] for one in found.get("Uploads", [])]
 
 
 # Disks
