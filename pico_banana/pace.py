@@ -68,7 +68,7 @@ class Rate:
 
     Args:
         budget: what the host may be asked at most.
-        recovery_s: the time in which a halved rate is whole again, if all goes well.
+        recovery_s: the time in which a halved rate is back where it was, if all goes well.
 
     Attributes:
         per_s: the rate now; None is no limit.
