@@ -26,7 +26,7 @@ from pico_banana.guard import AddressGuard, GuardedConnector
 from pico_banana.hosts import Host
 from pico_banana.missing import AskError
 
-__all__ = ["Fetching", "RemoteFile", "cache_folder", "kept", "local_name", "replacing"]
+__all__ = ["Fetching", "RemoteFile", "cache_folder", "kept", "local_name", "made_once", "replacing"]
 
 _TRIES = 5
 _BLOCK_BYTES = 1024 * 1024
@@ -69,19 +69,25 @@ def kept(name: str, make: Callable[[str], None]) -> str:
     Safe for processes that start at once: one makes the file, the others wait for it.
     """
     path = os.path.join(cache_folder(), name)
-    if not os.path.exists(path):
-        try:
-            os.makedirs(os.path.dirname(path), exist_ok=True)
-            with open(path + ".lock", "a", encoding="utf-8"):
-                pass
-        except OSError as error:
-            raise ReleaseError(
-                f"the cache folder {cache_folder()} cannot be written: {error}; set "
-                "PICO_BANANA_CACHE to another folder",
-                cache_folder(),
-            ) from None
+    try:
+        return made_once(path, make, os.path.exists)
+    except OSError as error:
+        raise ReleaseError(
+            f"the cache folder {cache_folder()} cannot be written: {error}; set "
+            "PICO_BANANA_CACHE to another folder",
+            cache_folder(),
+        ) from None
+
+
+def made_once(path: str, make: Callable[[str], None], is_there: Callable[[str], bool]) -> str:
+    """Return `path`, made by `make(temporary path)` where `is_there(path)` does not hold.
+
+    Safe for processes that start at once, as `kept`; `OSError` where it cannot be written.
+    """
+    if not is_there(path):
+        os.makedirs(os.path.dirname(path), exist_ok=True)
         with FileLock(path + ".lock"):
-            if not os.path.exists(path):
+            if not is_there(path):
                 _sweep(path)
                 with replacing(path) as temporary:
                     make(temporary)

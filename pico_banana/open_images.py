@@ -33,7 +33,7 @@ class Photo(NamedTuple):
     """What Open Images says of one photo; unknown values are None.
 
     `original_md5` is base64 and `original_size` bytes, both of the *Flickr original*, not of the
-    Open Images file.
+    Open Images file. `url` is the original's address as it is listed.
     """
 
     image_id: str
@@ -44,6 +44,7 @@ class Photo(NamedTuple):
     landing_url: str | None
     original_md5: str | None
     original_size: int | None
+    url: str | None
 
     def attribution(self) -> dict[str, str | None]:
         """Return the `attribution` column's value."""

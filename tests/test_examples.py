@@ -25,6 +25,7 @@ PHOTO = Photo(
     "https://land.example",
     "md5",
     9,
+    INPUT_URL,
 )
 EDIT_TYPE = "Zoom in"
 RECORDS = {

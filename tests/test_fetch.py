@@ -41,7 +41,7 @@ QUICK = {
     "total_timeout_s": 20,
 }
 IMAGE_ID = "0a1b2c3d4e5f6071"
-PHOTO = Photo(IMAGE_ID, None, None, None, None, None, None, None)
+PHOTO = Photo(IMAGE_ID, None, None, None, None, None, None, None, None)
 INPUT_URL = "https://farm1.staticflickr.com/12/34_ab_o.jpg"
 INPUT = Record("x", INPUT_URL, ("make it so",), ("images/positive-edit/0.png",))
 

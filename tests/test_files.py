@@ -18,7 +18,7 @@ from pico_banana.sources import Place, Sources
 
 DATA = b"picture" * 100
 IMAGE_ID = "1a1b2c3d4e5f6071"
-PHOTO = Photo(IMAGE_ID, None, None, None, None, None, None, None)
+PHOTO = Photo(IMAGE_ID, None, None, None, None, None, None, None, None)
 
 
 def read(place, most=10**6, **storage_options):
