@@ -253,13 +253,13 @@ class PicoBanana400K(datasets.GeneratorBasedBuilder):  # type: ignore[misc]  # d
 
 @contextlib.contextmanager
 def _bar(what: str) -> Iterator[Fetching]:
-    """Show a bar of the library's for a file that is fetched, and none for one that is there."""
+    """Show a bar of the library's for what is fetched or indexed, none for what is there."""
     bar = None
 
     def told(done: int, total: int | None) -> None:
         nonlocal bar
         if bar is None:
-            bar = datasets.utils.tqdm(desc=f"fetching {what}", unit="B", unit_scale=True)
+            bar = datasets.utils.tqdm(desc=what, unit="B", unit_scale=True)
         bar.total = total
         bar.update(done - bar.n)
 

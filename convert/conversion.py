@@ -25,6 +25,7 @@ from pico_banana.errors import (
 from pico_banana.open_images import Index, open_index
 from pico_banana.release import Release
 from pico_banana.schema import CONFIGS
+from pico_banana.tars import Tars
 
 from .card import CARD_NAME, ConfigReport, read_reports, write_card
 from .ledger import Ledger, ShardLedger
@@ -71,9 +72,9 @@ def plan_configs(
     files = [release.jsonl(config) for config in configs]
     paths = []
     for config, file in zip(configs, files, strict=True):
-        with shown.bytes_bar(f"records of {config}") as progress:
+        with shown.bytes_bar(f"fetching records of {config}") as progress:
             paths.append(file.kept("jsonl", progress))
-    with shown.bytes_bar("Open Images' image list (about 600 MB, once)") as progress:
+    with shown.bytes_bar("fetching Open Images' image list (about 600 MB, once)") as progress:
         place = settings.open_images_metadata
         index = open_index(release.mirror(place), settings.storage_options, progress)
     plans = []
@@ -112,6 +113,9 @@ def convert(
         conversion = _Conversion(settings, options, store, shown, index)
         begun = [conversion.compared(plan) for plan in plans]
         _check_disk(begun, store, options.workers)
+        photos = (photo for one in begun for photo in one.photos_left(index))
+        for note in Tars(settings).prepare(photos, shown.bytes_bar):
+            shown.say(note)
         conversion.begin(begun)
         shown.plans([one.plan for one in begun], kept=sum(len(one.finished) for one in begun))
         if options.retry:
@@ -144,6 +148,14 @@ class _Begun:
     def records_left(self) -> int:
         left = self.left
         return sum(len(shard) for shard in self.plan.shards if shard.name in left)
+
+    def photos_left(self, index: Index | None) -> Iterator[str]:
+        """The ImageIDs of the inputs of what is left."""
+        left = self.left
+        for shard in self.plan.shards:
+            if shard.name in left:
+                photos = self.plan.photos(shard, index)
+                yield from (photo.image_id for photo in photos if photo is not None)
 
     def needed_bytes(self, workers: int) -> int:
         """About how much is still to be written, beyond what old files give back."""

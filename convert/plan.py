@@ -184,12 +184,16 @@ class Plan:
                     task = self._task(shard, file, index)
                     yield dataclasses.replace(task, retry=retries.get(shard.name))
 
+    def photos(self, shard: PlannedShard, index: Index | None) -> list[Photo | None]:
+        """Return what Open Images says of each of a shard's inputs."""
+        if index is None:
+            return [None] * len(shard)
+        return index.photos([None if row == _NO_ROW else row for row in shard.rows])
+
     def _task(self, shard: PlannedShard, file: BinaryIO, index: Index | None) -> ShardTask:
         places = zip(shard.offsets, shard.numbers, strict=True)
         lines = [line_at(file, offset, number) for offset, number in places]
-        photos: list[Photo | None] = [None] * len(shard)
-        if index is not None:
-            photos = index.photos([None if row == _NO_ROW else row for row in shard.rows])
+        photos = self.photos(shard, index)
         resolved: dict[str, str] = {}
         if self.resolved:
             # A task takes what its own lines look up, not the config's thousands.

@@ -72,8 +72,8 @@ class Shown:
                 if task is None:
                     if not self._console.is_terminal:
                         size = f" ({total / 1e6:,.0f} MB)" if total else ""
-                        self.say(f"fetching {what}{size}")
-                    task = bar.add_task(f"fetching {escape(what)}", total=total)
+                        self.say(f"{what}{size}")
+                    task = bar.add_task(escape(what), total=total)
                 bar.update(task, completed=done)
 
             yield update

@@ -27,6 +27,7 @@ from pico_banana.missing import AskError, GivenUpError, Missing, MissingReason
 from pico_banana.room import Room, Ticket
 from pico_banana.settings import FetchPolicy, Settings
 from pico_banana.sources import ImageRef, Place, Sources
+from pico_banana.tars import Tars
 from pico_banana.transport import Body, NeedRoomError, Transport
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ class Fetched(NamedTuple):
         data: the published bytes.
         sha256: hex digest of the bytes.
         facts: its format and its size in pixels.
-        way: by which way it came: cdn, folder, bucket or flickr.
+        way: by which way it came: cdn, folder, tar, bucket or flickr.
         tries: requests made for it in all.
     """
 
@@ -106,13 +107,15 @@ class _Engine:
         self._pool = ThreadPoolExecutor(4, thread_name_prefix="pico-banana-look")
         sources = Sources(settings)
         guard = AddressGuard(sources.allowed_hosts(), sources.named_hosts())
-        self._transport = Transport(guard, budgets, settings, self._pool)
+        self._tars = Tars(settings)
+        self._transport = Transport(guard, budgets, settings, self._tars, self._pool)
         self.room = Room(self._policy.held_bytes)
 
     async def close(self) -> None:
         await self._transport.close()
         await self.budgets.close()
         self._pool.shutdown(cancel_futures=True)
+        self._tars.close()
 
     async def fetch(self, ref: ImageRef, ticket: Ticket) -> Fetched | Missing:
         try:
@@ -134,6 +137,8 @@ class _Engine:
         result: Fetched | Missing = Missing(ref.url, ref.absent, 0, None, "no place to try")
         tries = 0
         for place in ref.places:
+            if place.way == "tar" and not self._tars:
+                continue
             outcome = await self._from_place(ref, place, ticket)
             tries += outcome.tries
             result = outcome._replace(tries=tries)

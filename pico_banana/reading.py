@@ -26,6 +26,7 @@ from pico_banana.schema import category_of
 from pico_banana.selection import Selection
 from pico_banana.settings import Settings
 from pico_banana.sources import ImageRef, Sources
+from pico_banana.tars import Tars
 
 __all__ = ["RANGES", "Counted", "Range", "Reader"]
 
@@ -84,7 +85,7 @@ class Reader:
         self._release.check_open_images()
         self._file = self._release.jsonl(config)
         if local:
-            with progress(f"records of {config}") as told:
+            with progress(f"fetching records of {config}") as told:
                 self._file = RemoteFile(self._file.kept("jsonl", told), {})
 
     def ranges(self) -> list[Range]:
@@ -146,11 +147,15 @@ class Reader:
         """
         sources, selection = Sources(self._settings), Selection.of(self._settings)
         begun: deque[Picked] = deque()
+        tars = Tars(self._settings)
 
         def batches() -> Iterator[list[list[ImageRef]]]:
             for reading in ranges:
                 for chunk in _chunks(self._picked(reading)):
                     mine = [picked for picked in chunk if selection.split(picked.record) == split]
+                    known = [one.photo.image_id for one in mine if one.photo is not None]
+                    for note in tars.prepare(known, self._progress):
+                        _log.warning("%s", note)
                     begun.extend(mine)
                     yield [image_refs(one.record, one.photo, sources) for one in mine]
 
@@ -187,7 +192,7 @@ class Reader:
         place = self._release.mirror(self._settings.open_images_metadata)
         key = state_of(place, place)
         if key not in _index_paths:
-            with self._progress("Open Images' image list (about 600 MB, once)") as told:
+            with self._progress("fetching Open Images' image list (about 600 MB, once)") as told:
                 options = self._settings.storage_options
                 _index_paths[key] = index_path(place, options, told)
         path = _index_paths[key]

@@ -21,6 +21,7 @@ from pico_banana.records import (
 )
 from pico_banana.settings import Settings, build_settings
 from pico_banana.sources import join, mirrored
+from pico_banana.tars import tars_of
 
 __all__ = ["Manifest", "Release", "state_of"]
 
@@ -86,15 +87,22 @@ class Release:
     def check_open_images(self) -> None:
         """Raise `ReleaseError` where `open_images` is needed and is no folder that can be read.
 
-        A folder that is not there would make every photo look as if it were not listed.
+        A folder that is not there would make every photo look as if it were not listed; so would
+        one without tars where nothing else may be asked.
         """
-        root = self._settings.open_images
-        if root is None or "folder" not in self._settings.sources:
+        root, sources = self._settings.open_images, self._settings.sources
+        if root is None or not {"folder", "tar"} & set(sources):
             return
         if not os.path.isdir(root) or not os.access(root, os.R_OK | os.X_OK):
             raise ReleaseError(
                 "open_images must be a folder that can be read and holds train_0/<ImageID>.jpg, "
-                f"train/<ImageID>.jpg or <ImageID>.jpg, but got {root}",
+                f"train/<ImageID>.jpg, <ImageID>.jpg or tars, train_*.tar.gz, but got {root}",
+                root,
+            )
+        if "folder" not in sources and not tars_of(root):
+            raise ReleaseError(
+                "open_images must hold tars, train_*.tar or train_*.tar.gz, for input_sources "
+                f"names `tar`, but {root} has none",
                 root,
             )
 

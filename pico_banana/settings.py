@@ -178,7 +178,9 @@ class Settings(_Frozen):
         "manifest/ and images/.",
     )
     open_images: Place | None = Field(
-        None, description="Folder with Open Images photos: train_0/<ImageID>.jpg, ..."
+        None,
+        description="Folder with Open Images photos: train_0/<ImageID>.jpg, ..., or the tars as "
+        "they are, train_0.tar.gz, ...",
     )
     open_images_metadata: MetadataPlace = Field(
         METADATA_CSV,
@@ -187,8 +189,8 @@ class Settings(_Frozen):
     )
     input_sources: Annotated[tuple[Source, ...], BeforeValidator(_sources)] | None = Field(
         None,
-        description="Where to try for an input image, in order: folder, bucket, flickr. "
-        "[default: folder where --open-images is given, then bucket]",
+        description="Where to try for an input image, in order: folder, tar, bucket, flickr. "
+        "[default: folder and tar where --open-images is given, then bucket]",
     )
     edit_types: (
         Annotated[
@@ -232,7 +234,7 @@ class Settings(_Frozen):
         """The sources of input images in the order in which they are tried."""
         if self.input_sources is not None:
             return self.input_sources
-        return ("folder", "bucket") if self.open_images else ("bucket",)
+        return ("folder", "tar", "bucket") if self.open_images else ("bucket",)
 
     def for_config(self, config: str) -> ConfigSpec:
         """Return the config's spec, or raise a `SettingError` for what does not go with it."""
@@ -356,16 +358,11 @@ def _checked(settings: AnySettings) -> AnySettings:
     sources = settings.sources
     if len(set(sources)) != len(sources) or not sources:
         raise SettingError("input_sources", list(sources), "must name each source once")
-    if "tar" in sources:
-        raise SettingError(
-            "input_sources",
-            list(sources),
-            "must be of folder, bucket and flickr: this version reads no packed tars; unpack them",
-        )
-    if "folder" in sources and not settings.open_images:
-        raise SettingError(
-            "input_sources", list(sources), "names `folder`, which needs `open_images`"
-        )
+    for name in ("folder", "tar"):
+        if name in sources and not settings.open_images:
+            raise SettingError(
+                "input_sources", list(sources), f"names `{name}`, which needs `open_images`"
+            )
     if settings.open_images_metadata == "none" and set(sources) != {"flickr"}:
         raise SettingError(
             "open_images_metadata",

@@ -23,9 +23,10 @@ FLICKR_HOSTS = "*.staticflickr.com"
 class Place(NamedTuple):
     """One place to try: the way by which it is reached, and the address that is contacted.
 
-    `way` is cdn, folder, bucket or flickr; `address` a URL or a local path. `within` says what may
-    be read there: a local file must really lie in one of these folders, links followed; of an
-    fsspec URL it is the beginning that the user gave.
+    `way` is cdn, folder, tar, bucket or flickr; `address` a URL or a local path, for a tar that of
+    the folder that the tars lie in and the photo's file name. `within` says what may be read there:
+    a local file must really lie in one of these folders, links followed; of an fsspec URL it is the
+    beginning that the user gave.
     """
 
     way: str
@@ -113,13 +114,16 @@ class Sources:
                 absent = MissingReason.FORBIDDEN_ADDRESS if place is None else absent
                 places += [place] if place else []
             elif photo is not None and is_image_id(photo.image_id):
-                places += self._open_images(source, photo.image_id)
+                places += self.photo(source, photo.image_id)
         return ImageRef(record.input_url, record.photo, tuple(places), absent)
 
-    def _open_images(self, source: str, image_id: str) -> list[Place]:
+    def photo(self, source: str, image_id: str) -> list[Place]:
+        """Return the places of an Open Images photo in one source: folder, tar or bucket."""
         if source == "bucket":
             return [Place("bucket", f"{self._bucket}/{image_id}.jpg", self._within_bucket)]
         root = self._settings.open_images or ""
+        if source == "tar":
+            return [Place("tar", os.path.join(root, f"{image_id}.jpg"))]
         return [
             Place("folder", os.path.join(root, name, f"{image_id}.jpg"), self._within_folder[name])
             for name in (f"train_{image_id[0]}", "train", "")

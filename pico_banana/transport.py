@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import email.utils
+import os
 import time
 import zlib
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import Executor
+from contextlib import contextmanager
 from typing import NamedTuple, TypeVar
 
 import aiohttp
@@ -16,13 +18,16 @@ from yarl import URL
 
 from pico_banana import __version__
 from pico_banana.budgets import Budgets, host_of
-from pico_banana.errors import bare_text, bare_url
+from pico_banana.errors import ReleaseError, WorkError, bare_text, bare_url
 from pico_banana.files import find_file
 from pico_banana.guard import AddressGuard, GuardedResolver, PrivateAddressError
 from pico_banana.missing import AskError, MissingReason
 from pico_banana.pace import Answer, Lease, Outcome
+from pico_banana.packed import DamageError
 from pico_banana.settings import Settings
 from pico_banana.sources import Place
+from pico_banana.tars import Tars
+from pico_banana.turns import Turns
 
 __all__ = ["Body", "NeedRoomError", "Transport"]
 
@@ -69,9 +74,11 @@ class Transport:
         guard: AddressGuard,
         budgets: Budgets,
         settings: Settings,
+        tars: Tars,
         pool: Executor,
     ) -> None:
         policy = settings.fetch
+        self._tars, self._tar_turns = tars, defaultdict[str, Turns](Turns)
         self._policy, self._guard, self._budgets, self._pool = policy, guard, budgets, pool
         self._storage_options = settings.storage_options
         self._slots = asyncio.Semaphore(settings.concurrency)
@@ -114,6 +121,8 @@ class Transport:
             return await self._leased(
                 host_of(address), lambda received: self._ask_fsspec(place, grow, received)
             )
+        if place.way == "tar":
+            return Body(await self._read_member(place, grow))
         async with self._slots:
             begun_s, data = time.monotonic(), b""
             try:
@@ -243,6 +252,29 @@ class Transport:
             # Where nobody says how much is still to come, ask for twice as much.
             raise NeedRoomError(size if whole else min(2 * size, self._policy.max_image_bytes))
 
+    async def _read_member(self, place: Place, grow: Grow) -> bytes:
+        """Read a photo from the tar that has it."""
+        image_id = os.path.basename(place.address).partition(".")[0]
+        loop = asyncio.get_running_loop()
+        with _tar_errors(place):
+            member = await loop.run_in_executor(self._pool, self._tars.find, image_id)
+            if member is None:
+                raise AskError(MissingReason.NOT_LISTED, "no tar has it")
+            self._check_size(member.size_bytes, grow)
+            data = b""
+            # A turn first: who waits for one takes no slot.
+            async with self._tar_turns[member.tar.path].at(member.offset), self._slots:
+                begun_s = time.monotonic()
+                try:
+                    data = await loop.run_in_executor(self._pool, member.tar.read, member)
+                finally:
+                    self._budgets.count_file(time.monotonic() - begun_s, len(data))
+        if len(data) != member.size_bytes:
+            raise AskError(
+                MissingReason.TRUNCATED, f"{len(data)} bytes came of {member.size_bytes}"
+            )
+        return data
+
     async def _read_file(self, place: Place, grow: Grow) -> bytes:
         """Read a file of a folder or of an fsspec place."""
         loop = asyncio.get_running_loop()
@@ -253,6 +285,19 @@ class Transport:
         data = await loop.run_in_executor(self._pool, file.read, most)
         self._check_size(len(data), grow)  # its size may be unknown, wrong, or another by now
         return data
+
+
+@contextmanager
+def _tar_errors(place: Place) -> Iterator[None]:
+    try:
+        yield
+    except ReleaseError as error:  # it was found, and indexed, before
+        raise WorkError(f"{error}; finished shards are kept") from None
+    except DamageError as error:
+        folder = os.path.dirname(place.address)
+        raise AskError(MissingReason.CORRUPT, f"a tar in {folder}: {error}") from None
+    except OSError as error:
+        raise AskError(MissingReason.FORBIDDEN, str(error)) from None
 
 
 async def _unpacked(blocks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

@@ -1,0 +1,198 @@
+"""Find photos in Open Images' tars, and read them there: `train_*.tar` and `train_*.tar.gz`.
+
+Each tar has an index (see `tar_index`), which is mapped, so that all processes share it. Nothing
+is unpacked to a disk.
+"""
+
+from __future__ import annotations
+
+import glob
+import json
+import os
+import re
+import threading
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
+from typing import NamedTuple
+
+import numpy as np
+
+from pico_banana.cache import Fetching
+from pico_banana.errors import ReleaseError
+from pico_banana.packed import ReadableAt, SeekPoints
+from pico_banana.settings import Settings
+from pico_banana.sources import Sources
+from pico_banana.tar_index import Progress, index_path, mapped, stamp_of
+
+__all__ = ["Member", "Tar", "Tars", "tars_of"]
+
+_DIGIT = re.compile(r"train_([0-9a-f])\.tar")
+
+
+def _untold(_: str) -> AbstractContextManager[Fetching]:
+    return nullcontext(lambda *_: None)
+
+
+def tars_of(folder: str) -> list[str]:
+    """Return the paths of a folder's tars, plain ones before packed ones of the same name."""
+    name = os.path.join(glob.escape(folder), "train_*.tar")
+    return sorted([*glob.glob(name), *glob.glob(name + ".gz")])
+
+
+class Member(NamedTuple):
+    """A photo in a tar: where it begins and how long it is, in bytes, unpacked."""
+
+    tar: Tar
+    offset: int
+    size_bytes: int
+
+
+class Tar:
+    """One tar of photos, searched by ImageID.
+
+    Made by `Tar.indexed`; opened for reading with the first photo that is read.
+
+    Attributes:
+        path: the tar.
+        notes: what a person should know of it: what is cut off, damaged, or not used.
+    """
+
+    def __init__(self, path: str, index: str) -> None:
+        """Map a tar's index file, which must be of the tar as it is."""
+        self.path = path
+        row = mapped(index)
+        self._ids = row["id"].values.to_numpy()
+        self._offsets, self._sizes = row["offset"].values, row["size"].values
+        facts = json.loads(row["facts"].as_py())
+        self.notes: list[str] = facts["notes"]
+        self._points: SeekPoints | None = None
+        if facts["points"] is not None:
+            seek_points, tail = row["seek_points"].as_buffer(), row["tail"].as_buffer()
+            packed_bytes, unpacked_bytes = facts["points"]
+            self._points = SeekPoints(seek_points, packed_bytes, unpacked_bytes, tail)
+        self._stamp: list[int] = facts["stamp"]
+        self._lock = threading.Lock()
+        self._file: ReadableAt | None = None
+
+    def __len__(self) -> int:
+        """The number of photos."""
+        return len(self._ids)
+
+    def find(self, image_id: str) -> Member | None:
+        """Return where a photo lies, None where the tar has it not."""
+        wanted = np.uint64(int(image_id, 16))
+        place = int(np.searchsorted(self._ids, wanted))
+        if place == len(self._ids) or self._ids[place] != wanted:
+            return None
+        return Member(self, self._offsets[place].as_py(), self._sizes[place].as_py())
+
+    def read(self, member: Member) -> bytes:
+        """Return a photo's bytes.
+
+        Raises:
+            ReleaseError: the tar was changed since it was indexed.
+            DamageError: it is damaged.
+            OSError: it cannot be read.
+        """
+        with self._lock:
+            if self._file is None:
+                if stamp_of(self.path) != self._stamp:
+                    raise ReleaseError(
+                        f"the tar {self.path} was changed since it was indexed; run the same "
+                        "command again",
+                        self.path,
+                    )
+                self._file = ReadableAt(self.path, self._points)
+        return self._file.read_at(member.offset, member.size_bytes)
+
+    def close(self) -> None:
+        """Close the tar."""
+        with self._lock:
+            if self._file is not None:
+                self._file.close()
+                self._file = None
+
+    @classmethod
+    def indexed(cls, path: str, progress: Progress) -> Tar:
+        """Return a tar, after it is indexed where it is not.
+
+        Raises:
+            ReleaseError: it cannot be read or is no tar, or no index can be written.
+        """
+        return cls(path, index_path(path, progress))
+
+
+class Tars:
+    """The tars of a folder, each of them indexed when a photo is first looked for in it.
+
+    Used in the process that made it; safe to use in several threads.
+
+    Args:
+        settings: say where the tars lie, if they are a source at all.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        folder = settings.open_images if "tar" in settings.sources else None
+        self._paths = tars_of(folder) if folder is not None else []
+        # Open Images packs the ImageIDs that begin with x as train_x.
+        digits = {path: _DIGIT.match(os.path.basename(path)) for path in self._paths}
+        self._by_digit = {
+            own: [path for path, digit in digits.items() if digit is None or digit[1] == own]
+            for own in "0123456789abcdef"
+        }
+        self._tars: dict[str, Tar] = {}
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        """The number of tars."""
+        return len(self._paths)
+
+    def find(self, image_id: str, progress: Progress = _untold) -> Member | None:
+        """Return where a photo lies, None where no tar has it.
+
+        Raises:
+            ReleaseError: see `Tar.indexed`.
+        """
+        for path in self._by_digit[image_id[0]]:
+            member = self._tar(path, progress).find(image_id)
+            if member is not None:
+                return member
+        return None
+
+    def prepare(self, image_ids: Iterable[str], progress: Progress) -> list[str]:
+        """Index the tars that photos will be looked for in, unless another source is asked before.
+
+        Returns:
+            What a person should know of tars that were looked at for the first time.
+
+        Raises:
+            ReleaseError: see `Tar.indexed`.
+        """
+        before = self._settings.sources[: self._settings.sources.index("tar")] if self else ()
+        if not self or {"bucket", "flickr"} & {*before}:
+            return []
+        known, sources = {*self._tars}, Sources(self._settings)
+        for image_id in image_ids:
+            if not self._is_ready(image_id) and not any(
+                os.path.exists(place.address)
+                for source in before
+                for place in sources.photo(source, image_id)
+            ):
+                self.find(image_id, progress)
+        tars = [(path, tar) for path, tar in sorted(self._tars.items()) if path not in known]
+        return [f"{path}: {note}" for path, tar in tars for note in tar.notes]
+
+    def close(self) -> None:
+        """Close all tars."""
+        for tar in self._tars.values():
+            tar.close()
+
+    def _is_ready(self, image_id: str) -> bool:
+        return all(path in self._tars for path in self._by_digit[image_id[0]])
+
+    def _tar(self, path: str, progress: Progress) -> Tar:
+        with self._lock:
+            if path not in self._tars:
+                self._tars[path] = Tar.indexed(path, progress)
+            return self._tars[path]
