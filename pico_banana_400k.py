@@ -36,6 +36,7 @@ from pico_banana.reading import Range, Reader
 from pico_banana.release import Release
 from pico_banana.schema import CONFIGS, SCHEMA_VERSION, features
 from pico_banana.settings import Settings, build_settings
+from pico_banana.streaming import ExamplesStream, warn_of_flickr
 
 __all__ = ["PicoBanana400K", "PicoBananaConfig", "load", "unregister"]
 
@@ -171,29 +172,18 @@ class PicoBanana400K(datasets.GeneratorBasedBuilder):  # type: ignore[misc]  # d
     def _generate_examples(
         self, ranges: list[Range], reader: Reader, split: str, *, strict: bool
     ) -> Iterator[tuple[int, dict[str, Any]]]:
-        torch = sys.modules.get("torch.utils.data")
-        worker = torch.get_worker_info() if torch is not None else None
-        if worker is not None and worker.id == 0:
-            self._warn_of_flickr(worker.num_workers)
         missing: Counter[str] = Counter()
         yield from reader.examples(ranges, split, missing, strict=strict)
         self._report(missing)
 
-    def _warn_of_flickr(self, processes: int) -> None:
-        if processes > 1 and "flickr" in self._settings().sources:
-            warnings.warn(
-                f"Flickr is asked from {processes} processes, each at the pace of "
-                "configs/fetch.yaml: together they ask more than it takes, and it bans who asks "
-                "much. Use one process, or `pico-banana convert`, whose workers share one pace",
-                stacklevel=2,
-            )
+    def _get_examples_iterable_for_split(self, split_generator: Any) -> ExamplesStream:
+        """Stream by an iterable of our own; the base class has one for each range."""
+        given = split_generator.gen_kwargs
+        return ExamplesStream(given["reader"], given["split"], given["ranges"])
 
     def _report(self, missing: Counter[str]) -> None:
-        """Count what is missing: in a file where several processes load, else in the log."""
+        """Count what is missing in a file, for several processes may load."""
         if not missing:
-            return
-        if self._reports is None:
-            _log.warning("missing images: %s", _counted(missing))
             return
         with tempfile.NamedTemporaryFile("w", dir=self._reports, delete=False) as file:
             json.dump(missing, file)
@@ -206,7 +196,7 @@ class PicoBanana400K(datasets.GeneratorBasedBuilder):  # type: ignore[misc]  # d
             MissingImageError: an image is missing for a reason that may pass.
         """
         if not self._is_prepared(*args, **given):
-            self._warn_of_flickr(given.get("num_proc") or 1)
+            warn_of_flickr(self._settings(), given.get("num_proc") or 1)
             self._estimate()
         with tempfile.TemporaryDirectory(prefix="pico-banana-") as reports:
             self._reports = reports

@@ -77,10 +77,13 @@ class Reader:
         local: read the JSONL from a copy in the cache folder, fetched once, instead of by ranges
             from where it lies.
         progress: gives a function that is told the bytes fetched of what it is named.
+
+    Attributes:
+        config, settings: as given.
     """
 
     def __init__(self, config: str, settings: Settings, *, local: bool, progress: Progress) -> None:
-        self._config, self._settings, self._progress = config, settings, progress
+        self.config, self.settings, self._progress = config, settings, progress
         self._release = Release(settings)
         self._release.check_open_images()
         self._file = self._release.jsonl(config)
@@ -94,7 +97,7 @@ class Reader:
         With `offset` or `limit` they cover just the records that these take, so that the ranges'
         readers need not count.
         """
-        selection = Selection.of(self._settings)
+        selection = Selection.of(self.settings)
         start, end = 0, self._file.size_bytes()
         if selection.offset or selection.limit is not None:
             start, end = self._taken(selection)
@@ -145,9 +148,9 @@ class Reader:
         Raises:
             MissingImageError: see `strict`, and `on_missing="fail"`.
         """
-        sources, selection = Sources(self._settings), Selection.of(self._settings)
+        sources, selection = Sources(self.settings), Selection.of(self.settings)
         begun: deque[Picked] = deque()
-        tars = Tars(self._settings)
+        tars = Tars(self.settings)
 
         def batches() -> Iterator[list[list[ImageRef]]]:
             for reading in ranges:
@@ -159,9 +162,9 @@ class Reader:
                     begun.extend(mine)
                     yield [image_refs(one.record, one.photo, sources) for one in mine]
 
-        for found in _fetcher(self._settings).in_order(batches()):
+        for found in _fetcher(self.settings).in_order(batches()):
             record, photo = begun.popleft()
-            example = make_example(self._config, record, photo, found, self._settings.on_missing)
+            example = make_example(self.config, record, photo, found, self.settings.on_missing)
             missing.update(one.reason.value for _, one in example.missing)
             if strict:
                 _refuse_transient(record, example)
@@ -171,7 +174,7 @@ class Reader:
 
     def _picked(self, reading: Range) -> Iterator[Picked]:
         """The selected records of a range; `ranges` has seen to offset and limit."""
-        selection = Selection.of(self._settings)
+        selection = Selection.of(self.settings)
         for picked in self._kept(reading, selection):
             if not selection.excludes(picked.record, _image_id(picked.photo)):
                 yield picked
@@ -189,18 +192,18 @@ class Reader:
 
     def _index(self) -> Index | None:
         """The index, which is looked up, and fetched, with the first record of a process."""
-        place = self._release.mirror(self._settings.open_images_metadata)
+        place = self._release.mirror(self.settings.open_images_metadata)
         key = state_of(place, place)
         if key not in _index_paths:
             with self._progress("fetching Open Images' image list (about 600 MB, once)") as told:
-                options = self._settings.storage_options
+                options = self.settings.storage_options
                 _index_paths[key] = index_path(place, options, told)
         path = _index_paths[key]
         return None if path is None else mapped_index(path)
 
     def _good(self, reading: Range, selection: Selection) -> Iterator[Record]:
         bad = 0
-        for record in self._release.records(self._config, *reading, file=self._file):
+        for record in self._release.records(self.config, *reading, file=self._file):
             if isinstance(record, BadRecord):
                 bad += 1
                 if bad <= _TOLD_BAD:

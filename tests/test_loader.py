@@ -293,7 +293,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"on_missing": "skp"}, "did you mean 'skip'"),
     ({"limit": 0}, "limit must be greater than or equal to 1"),
     ({"images": "url"}, "images must be bytes"),
-    ({"input_sources": ["tar"]}, "tars"),
+    ({"input_sources": ["tar"]}, "needs `open_images`"),
 ]
 
 

@@ -262,7 +262,7 @@ BAD = [
     ("input_sources", ["bucket", "bucket"], "once"),
     ("input_sources", [], "once"),
     ("input_sources", ["folder"], "needs `open_images`"),
-    ("input_sources", ["tar"], "unpack"),
+    ("input_sources", ["tar"], "needs `open_images`"),
     ("on_missing", "skp", "did you mean 'skip'"),
     ("on_missing", 5, "must be one of"),
     ("images", "byte", "did you mean 'bytes'"),
