@@ -309,23 +309,51 @@ def test_skip_and_take_part_a_stream(release: SampleRelease, cdn: FakeCDN, count
     assert rest == published_ids(release)[count:]
 
 
-def test_torch_workers_see_every_example_once(release: SampleRelease, cdn: FakeCDN) -> None:
-    data = pytest.importorskip("torch.utils.data")
-    ds = stream(release, cdn)
+WORKERS = """
+import itertools, json, sys
+import pico_banana_400k
+from torch.utils.data import DataLoader
+from torchdata.stateful_dataloader import StatefulDataLoader
+
+def stream():
+    given = json.loads(sys.argv[1])
+    return pico_banana_400k.load("sft", split="train", streaming=True, **given)
+
+def ids(rows):
+    return [row["id"] for row in rows]
+
+if __name__ == "__main__":
     for start in ("fork", "spawn"):
-        loader = data.DataLoader(ds, batch_size=None, num_workers=2, multiprocessing_context=start)
-        assert sorted(ids(loader)) == sorted(published_ids(release))
+        loader = DataLoader(stream(), batch_size=None, num_workers=2, multiprocessing_context=start)
+        print(json.dumps(ids(loader)))
+    for workers in (0, 2):
+        loader = lambda: StatefulDataLoader(stream(), batch_size=None, num_workers=workers)
+        half = loader()
+        before = ids(itertools.islice(iter(half), 20))
+        state = half.state_dict()
+        del half
+        again = loader()
+        again.load_state_dict(state)
+        print(json.dumps(before + ids(again)))
+"""
 
 
-def test_a_stateful_loader_goes_on(release: SampleRelease, cdn: FakeCDN) -> None:
-    data = pytest.importorskip("torchdata.stateful_dataloader")
-
-    def loader() -> Any:
-        return data.StatefulDataLoader(stream(release, cdn), batch_size=None, num_workers=2)
-
-    whole = ids(loader())
-    half = loader()
-    before = ids(itertools.islice(half, 20))
-    again = loader()
-    again.load_state_dict(half.state_dict())
-    assert before + ids(again) == whole
+def test_torch_workers_see_every_example_once_and_go_on(
+    release: SampleRelease, cdn: FakeCDN, tmp_path: Path
+) -> None:
+    pytest.importorskip("torchdata.stateful_dataloader")
+    script = tmp_path / "workers.py"
+    script.write_text(WORKERS, encoding="utf-8")
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([os.fspath(ROOT), *sys.path])}
+    ended = subprocess.run(
+        [sys.executable, "-W", "ignore", script, json.dumps(arguments(release, cdn))],
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=180,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    found = [json.loads(line) for line in ended.stdout.splitlines()]
+    assert len(found) == 4
+    assert all(sorted(one) == sorted(published_ids(release)) for one in found)
