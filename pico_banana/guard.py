@@ -125,10 +125,14 @@ class GuardedResolver(AbstractResolver):
 
 
 class GuardedConnector(aiohttp.TCPConnector):
-    """Connects to what the guard allows, after each redirect that a client follows by itself."""
+    """Connects to what the guard allows, after each redirect that a client follows by itself.
+
+    It keeps no connection open behind an answer. A forked child that closes its copy of one takes
+    it out of the epoll which both share, and the parent's next request on it would wait for ever.
+    """
 
     def __init__(self, guard: AddressGuard) -> None:
-        super().__init__(resolver=GuardedResolver(guard))
+        super().__init__(resolver=GuardedResolver(guard), force_close=True)
         self._guard = guard
 
     async def connect(self, req: aiohttp.ClientRequest, *args: Any, **given: Any) -> Any:

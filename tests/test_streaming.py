@@ -215,6 +215,8 @@ if __name__ == "__main__":
     print(json.dumps(sum((queue.get(timeout=90) for _ in children), [])))
     for child in children:
         child.join()
+    # nor may a child, as it ends, take from its parent what that goes on with
+    next(iter(pico_banana_400k.load("sft", split="train", streaming=True, **given)))
     sys.exit(sum(child.exitcode for child in children))
 """
 
