@@ -40,12 +40,15 @@ _FILE_ONLY = ("storage_options", "fetch")
 """Settings that only a file can hold: they are nested, and may be secret."""
 
 
-def _flags(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command a flag for every setting, from the settings' own descriptions.
+_FLAGS = tuple(name for name in ConvertSettings.model_fields if name not in _FILE_ONLY)
+_INDEX_FLAGS = ("cdn", "open_images_metadata", "mirrors")
+
+
+def _flags(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command a flag for each of these settings, from the settings' own descriptions.
 
     The command gets the flags that were given as `arguments`, a mapping.
     """
-    own = inspect.signature(command, eval_str=True).parameters.values()
     settings = [
         inspect.Parameter(
             name,
@@ -53,20 +56,23 @@ def _flags(command: Callable[..., None]) -> Callable[..., None]:
             default=None,
             annotation=_flag(name),
         )
-        for name in ConvertSettings.model_fields
-        if name not in _FILE_ONLY
+        for name in names
     ]
-    names = [parameter.name for parameter in settings]
 
-    def called(**given: Any) -> None:
-        arguments = {name: given.pop(name) for name in names}
-        command(**given, arguments=arguments)
+    def give(command: Callable[..., None]) -> Callable[..., None]:
+        own = inspect.signature(command, eval_str=True).parameters.values()
 
-    shown = [parameter for parameter in own if parameter.name != "arguments"] + settings
-    called.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]
-    called.__annotations__ = {parameter.name: parameter.annotation for parameter in shown}
-    called.__name__, called.__doc__ = command.__name__, command.__doc__
-    return called
+        def called(**given: Any) -> None:
+            arguments = {name: given.pop(name) for name in names}
+            command(**given, arguments=arguments)
+
+        shown = [parameter for parameter in own if parameter.name != "arguments"] + settings
+        called.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]
+        called.__annotations__ = {parameter.name: parameter.annotation for parameter in shown}
+        called.__name__, called.__doc__ = command.__name__, command.__doc__
+        return called
+
+    return give
 
 
 def _flag(name: str) -> Any:
@@ -110,7 +116,39 @@ def types() -> None:
 
 
 @app.command()
-@_flags
+@_flags(*_INDEX_FLAGS)
+def index(
+    configs: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[CONFIG...]",
+            help="sft, preference, multi_turn or all: how many of their photos are listed.",
+        ),
+    ] = None,
+    *,
+    output: Annotated[
+        str | None,
+        typer.Option(
+            "--output",
+            metavar="FILE",
+            help="Write the index there; with CONFIG only the photos that these need. It then "
+            "serves as --open-images-metadata, on other machines too.",
+        ),
+    ] = None,
+    settings_file: SettingsFile = None,
+    arguments: dict[str, Any],
+) -> None:
+    """Make the index of Open Images' image list; tell how many photos of a config it knows."""
+    from .coverage import report_index, show_index  # noqa: PLC0415  (see below)
+    from .progress import Shown  # noqa: PLC0415
+
+    settings = _settings(arguments, settings_file)
+    report = report_index(_configs(configs or []), settings, Shown(err), output)
+    show_index(report, out)
+
+
+@app.command()
+@_flags(*_FLAGS)
 def plan(configs: Config, *, settings_file: SettingsFile = None, arguments: dict[str, Any]) -> None:
     """Show what would be converted: records, shards, edit types, bytes, odd and bad records."""
     from .conversion import plan_configs  # noqa: PLC0415  (--help need not wait for Arrow)
@@ -124,7 +162,7 @@ def plan(configs: Config, *, settings_file: SettingsFile = None, arguments: dict
 
 
 @app.command()
-@_flags
+@_flags(*_FLAGS)
 def convert(  # noqa: PLR0913  (a command has the flags that it has)
     configs: Config,
     *,
@@ -267,10 +305,7 @@ def _settings(arguments: dict[str, Any], file: str | None) -> ConvertSettings:
         given[name] = _words(given[name], members.get(name, set()))
     if "mirrors" in given:
         given["mirrors"] = dict(_mirror(text) for text in given["mirrors"])
-    made = build_settings(ConvertSettings, given, read_settings_file(file) if file else None)
-    if made.images != "bytes":
-        raise SettingError("images", made.images, "must be bytes in this version")
-    return made
+    return build_settings(ConvertSettings, given, read_settings_file(file) if file else None)
 
 
 def _words(values: list[str], members: set[str]) -> list[str]:

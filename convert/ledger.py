@@ -74,6 +74,8 @@ class ShardLedger:
         missing_lines: lines that have none, for want of an image.
         missing: every record with a missing image, rows or not.
         ways: by which way the rows' input images came, in row order: [way, how many].
+        matches: how their addresses were found in the image list, likewise: exact, name (spelled
+            otherwise, but the same photo's file name) or None.
         edit_types: rows by edit type: [type, rows]; the type is None where there is none.
         input_sources: rows by `input_source`, likewise.
         marks: images that were kept though unusual: line, url, mark.
@@ -89,6 +91,7 @@ class ShardLedger:
     missing_lines: Stretches
     missing: list[MissingEntry] = field(default_factory=list)
     ways: list[list[Any]] = field(default_factory=list)
+    matches: list[list[Any]] = field(default_factory=list)
     edit_types: list[list[Any]] = field(default_factory=list)
     input_sources: list[list[Any]] = field(default_factory=list)
     marks: list[dict[str, Any]] = field(default_factory=list)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
@@ -21,9 +22,11 @@ from rich.table import Table
 
 from pico_banana.cache import Fetching
 
-from .plan import Plan
-from .runners import Counts
 from .text import printable
+
+if TYPE_CHECKING:  # `index` needs neither, nor the second that they take
+    from .plan import Plan
+    from .runners import Counts
 
 __all__ = ["Shown"]
 

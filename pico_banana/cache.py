@@ -12,13 +12,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any, BinaryIO, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, cast
 
 import aiohttp
 import fsspec
 import fsspec.asyn
 from filelock import FileLock
-from fsspec.callbacks import Callback
 from fsspec.implementations.local import LocalFileSystem
 
 from pico_banana.errors import ReleaseError, bare_text, bare_url
@@ -26,13 +25,26 @@ from pico_banana.guard import AddressGuard, GuardedConnector
 from pico_banana.hosts import Host
 from pico_banana.missing import AskError
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
 __all__ = ["Fetching", "RemoteFile", "cache_folder", "kept", "local_name", "made_once", "replacing"]
 
 _TRIES = 5
 _BLOCK_BYTES = 1024 * 1024
+# What is asked of an object store at once, and lost where that breaks off.
+_PART_BYTES = 8 * 1024 * 1024
+# By default aiohttp ends a request after 5 minutes, so that 600 MB would need 2 MB/s.
+_PATIENCE = aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=60)
+_PART, _NOTHING_LEFT, _ABSENT = 206, 416, (404, 410)  # what http servers answer
+_CONTENT_RANGE = re.compile(r"bytes (?:([0-9]+)-[0-9]+|\*)/(?:([0-9]+)|\*)")
 
 Fetching = Callable[[int, "int | None"], None]
-"""Told the bytes so far and the bytes in all (None where unknown)."""
+"""Told the bytes so far and the bytes in all (None where unknown).
+
+The first call says what an earlier try or process has left already; the bytes go back where a fetch
+must begin anew.
+"""
 
 
 def cache_folder() -> str:
@@ -68,9 +80,14 @@ def kept(name: str, make: Callable[[str], None]) -> str:
 
     Safe for processes that start at once: one makes the file, the others wait for it.
     """
-    path = os.path.join(cache_folder(), name)
+    with _writing():
+        return made_once(os.path.join(cache_folder(), name), make, os.path.exists)
+
+
+@contextmanager
+def _writing() -> Iterator[None]:
     try:
-        return made_once(path, make, os.path.exists)
+        yield
     except OSError as error:
         raise ReleaseError(
             f"the cache folder {cache_folder()} cannot be written: {error}; set "
@@ -110,22 +127,83 @@ def local_name(url: str, identity: str) -> str:
     return f"{digest}-{os.path.basename(bare_url(url))[-80:]}"
 
 
+def _partial_name(path: str, url: str) -> str:
+    """Where the bytes so far of a file lie that will be `path`; its end is the same for one URL."""
+    folder, base = os.path.split(path)
+    mark = hashlib.sha256(url.encode()).hexdigest()[:16]
+    return os.path.join(folder, f".{base}.partial-{mark}")
+
+
+def _sweep_older(partial: str) -> None:
+    """Delete partial files of other versions of the same URL, unless somebody fetches them."""
+    folder, own = os.path.split(partial)
+    end = own[own.rindex(".") :]
+    for name in os.listdir(folder):
+        if name.endswith(end) and name != own:
+            path = os.path.join(folder, name)
+            # A lock that is held is an OSError too: a timeout.
+            lock = FileLock(os.path.join(folder, f"{name[1 : -len(end)]}.lock"), timeout=0)
+            with suppress(OSError), lock:
+                os.unlink(path)
+
+
+class _ChangedError(Exception):
+    """A file is no longer the one that was looked up."""
+
+
+class _State(NamedTuple):
+    """What a file's place said of it.
+
+    Attributes:
+        identity: changes when the file changes.
+        fact: the name of what tells its versions apart, to the byte; "" where nothing does.
+        size_bytes: None where it is not said.
+    """
+
+    identity: str
+    fact: str
+    size_bytes: int | None
+
+
+class _Partial:
+    """A file while its bytes come; `with` it open they can be written, afterwards no more."""
+
+    def __init__(self, path: str, progress: Fetching | None) -> None:
+        self.path, self.size_bytes, self.done = path, cast("int | None", None), 0
+        self._progress = progress
+
+    def __enter__(self) -> Self:
+        with _writing():
+            self._file = open(self.path, "ab")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with _writing():
+            self._file.close()
+
+    def begin(self, start: int, size_bytes: int | None) -> None:
+        """Go on at `start`, which ends what is there; `size_bytes` is the whole's."""
+        self.done, self.size_bytes = start, size_bytes
+        with _writing():
+            self._file.truncate(start)
+        self._tell()
+
+    def add(self, block: bytes) -> None:
+        with _writing():
+            self._file.write(block)
+            self._file.flush()  # what was told is there, however this process ends
+        self.done += len(block)
+        self._tell()
+
+    def _tell(self) -> None:
+        if self._progress is not None:
+            self._progress(self.done, self.size_bytes)
+
+
 if not hasattr(fsspec.asyn, "reset_after_fork") and hasattr(os, "register_at_fork"):
     # Before 2026 fsspec leaves that to others: a forked child would wait for ever for a loop that
     # runs in its parent.
     os.register_at_fork(after_in_child=fsspec.asyn.reset_lock)
-
-
-class _Shown(Callback):  # type: ignore[misc]  # fsspec has no types
-    """Passes on what fsspec says of a transfer."""
-
-    def __init__(self, progress: Fetching | None) -> None:
-        super().__init__()
-        self._progress = progress
-
-    def call(self, *_: Any, **__: Any) -> None:
-        if self._progress is not None:
-            self._progress(self.value, self.size)
 
 
 @functools.cache
@@ -156,10 +234,14 @@ class RemoteFile:
         """The URL or path as messages may show it."""
         return bare_url(self.url)
 
+    @property
+    def _is_http(self) -> bool:
+        return self.url.startswith(("http://", "https://"))
+
     def _file_system(self) -> tuple[Any, str]:
         options = dict(self.storage_options)
         try:
-            if self.url.startswith(("http://", "https://")):
+            if self._is_http:
                 # Proxies and CA bundles come from the environment.
                 client = _client_of(Host.of(self.url))
                 options = {"client_kwargs": {"trust_env": True}, "get_client": client}
@@ -175,17 +257,24 @@ class RemoteFile:
 
     def identity(self) -> str:
         """Return what changes when the file changes: its ETag, or its size and time."""
-        return cast("str", self._try("looked up", self._identity))
+        return self._state().identity
 
-    def _identity(self) -> str:
+    def _state(self) -> _State:
+        return cast("_State", self._try("looked up", self._look))
+
+    def _look(self) -> _State:
         file_system, path = self._file_system()
         file_system.invalidate_cache()
         info = file_system.info(path)
-        for name in ("ETag", "etag", "md5", "checksum", "Last-Modified"):
-            if info.get(name):
-                return str(info[name])
-        changed = info.get("mtime") or info.get("LastModified") or info.get("created") or ""
-        return f"{info.get('size')}-{changed}"
+        size = info.get("size")
+        for fact in ("ETag", "etag", "md5", "checksum", "Last-Modified"):
+            if said := str(info.get(fact) or ""):
+                # A weak ETag is the same for bytes that only mean the same. [RFC 9110, 8.8.1]
+                return _State(said, "" if said.startswith("W/") else fact, size)
+        changed = next(
+            (fact for fact in ("mtime", "LastModified", "created") if info.get(fact)), ""
+        )
+        return _State(f"{size}-{info.get(changed) or ''}", changed, size)
 
     def size_bytes(self) -> int | None:
         """Return the file's size, None where its server does not say it."""
@@ -215,7 +304,9 @@ class RemoteFile:
                 nonlocal file, position, ranges
                 if file is None:
                     opened.close()
-                    file = opened.enter_context(self._opened_at(position, ranges=ranges))
+                    file = opened.enter_context(
+                        self._opened_at(position, **({} if ranges else {"block_size": 0}))
+                    )
                 try:
                     block = file.read(size)
                 except Exception as error:
@@ -229,9 +320,9 @@ class RemoteFile:
             yield lambda size: cast("bytes", self._try("read", lambda: read_on(size)))
 
     @contextmanager
-    def _opened_at(self, position: int, *, ranges: bool) -> Iterator[BinaryIO]:
+    def _opened_at(self, position: int, **given: int) -> Iterator[BinaryIO]:
         file_system, path = self._file_system()
-        with file_system.open(path, "rb", **({} if ranges else {"block_size": 0})) as file:
+        with file_system.open(path, "rb", **given) as file:
             try:
                 file.seek(position)
             except ValueError:  # a stream, of a server that gives no ranges: read up to there
@@ -239,41 +330,147 @@ class RemoteFile:
                     position -= len(block)
             yield file
 
-    def copy(self, path: str, progress: Fetching | None = None) -> None:
-        """Copy the whole file to a local path; `ReleaseError` where that fails for good."""
-        self._try("fetched", lambda: self._copy(path, progress))
-
-    def _copy(self, path: str, progress: Fetching | None) -> None:
-        file_system, remote = self._file_system()
-        shown = _Shown(progress)
-        # Streams, and so needs no Range requests of the server.
-        file_system.get_file(remote, path, callback=shown)
-        done = os.path.getsize(path)
-        if shown.size is not None and done != shown.size:
-            raise OSError(f"it should have {shown.size} bytes, but {done} came")
-
     def kept(self, folder: str, progress: Fetching | None = None) -> str:
-        """Return a local path of the file: itself, or a copy in the cache folder."""
+        """Return a local path of the file: itself, or a copy in the cache folder.
+
+        A fetch that breaks off, in this process or with it, is continued where it ended, unless
+        the file has changed or nothing tells its versions apart. Safe for processes that start at
+        once: one fetches, the others wait.
+
+        Args:
+            folder: the folder in the cache folder.
+            progress: told the bytes, where they must be fetched; maybe in another thread.
+
+        Raises:
+            ReleaseError: the file cannot be fetched, or the cache folder not be written.
+        """
         if self.is_local:
             path = self._file_system()[1]
             if not os.path.isfile(path):
                 raise ReleaseError(f"{self.shown} is not there", self.shown)
             return path
-        name = os.path.join(folder, local_name(self.url, self.identity()))
-        return kept(name, lambda temporary: self.copy(temporary, progress))
-
-    def _try(self, verb: str, call: Callable[[], Any]) -> Any:
-        """Call until it works, a permanent failure shows, or the tries are used up."""
         for again in range(_TRIES):
+            state = self._state()
+            if again == _TRIES - 1 and self._is_http:
+                # Servers that share a name may each give a file another ETag. One answer of one of
+                # them is no mixture, if it is not put together with another.
+                state = state._replace(fact="")
+            name = os.path.join(folder, local_name(self.url, state.identity))
+            with suppress(_ChangedError):
+                return kept(name, functools.partial(self._make, name, state, progress))
+        raise ReleaseError(
+            f"{self.shown} must stay the same while it is fetched, but its server says of it "
+            "something else each time; try again later",
+            self.shown,
+        )
+
+    @contextmanager
+    def fetched(self, folder: str, progress: Fetching | None = None) -> Iterator[str]:
+        """Give a local path of the file, as `kept`, and delete the copy when it has served.
+
+        What ends the process leaves the copy, for the next one.
+        """
+        path = self.kept(folder, progress)
+        try:
+            yield path
+        except Exception:
+            self._delete(path)
+            raise
+        self._delete(path)
+
+    def _delete(self, path: str) -> None:
+        if not self.is_local:
+            with suppress(FileNotFoundError):
+                os.unlink(path)
+
+    def _make(self, name: str, state: _State, progress: Fetching | None, temporary: str) -> None:
+        partial = _partial_name(os.path.join(cache_folder(), name), self.url)
+        _sweep_older(partial)
+        path = partial if state.fact else temporary
+        try:
+            self._complete(path, state, progress)
+        except _ChangedError:
+            os.unlink(path)
+            raise
+        if path != temporary:
+            os.replace(path, temporary)
+
+    def _complete(self, path: str, state: _State, progress: Fetching | None) -> None:
+        """Fetch what a partial file lacks; `_ChangedError` where that is another version's."""
+        most = 0
+
+        def has_grown() -> bool:
+            nonlocal most
+            before, most = most, max(most, _size_of(path))
+            return most - before >= _BLOCK_BYTES
+
+        self._try("fetched", lambda: self._continue(path, state, progress), has_grown)
+
+    def _continue(self, path: str, state: _State, progress: Fetching | None) -> None:
+        position = _size_of(path) if state.fact else 0
+        with _Partial(path, progress) as partial:
+            read = self._stream if self._is_http else self._read_on
+            is_named = read(position, state, partial)
+        if state.fact and not is_named and self._look() != state:
+            raise _ChangedError
+        size = partial.done if partial.size_bytes is None else partial.size_bytes
+        if partial.done > size:  # nothing can be put behind that
+            raise _ChangedError
+        if partial.done < size:
+            raise OSError(f"it should have {size} bytes, but {partial.done} came")
+
+    def _read_on(self, position: int, state: _State, partial: _Partial) -> bool:
+        """Read on from a position; False, for nothing that comes names its version."""
+        if position and self._look() != state:
+            raise _ChangedError
+        with self._opened_at(position, block_size=_PART_BYTES) as file:
+            partial.begin(position, state.size_bytes)
+            while block := file.read(_BLOCK_BYTES):
+                partial.add(block)
+        return False
+
+    def _stream(self, position: int, state: _State, partial: _Partial) -> bool:
+        """Ask an http server once for all from a position on; whether it named what it sent.
+
+        One answer is of one version. It is written where it comes in: aiohttp forgets what came
+        before a connection broke and was not read by then.
+        """
+        file_system, url = self._file_system()
+        asked = {"Accept-Encoding": "identity"}
+        if position:
+            asked |= {"Range": f"bytes={position}-", "If-Range": state.identity}
+
+        async def stream() -> bool:
+            session = await file_system.set_session()
+            get = session.get(file_system.encode_url(url), headers=asked, timeout=_PATIENCE)
+            async with get as answer:
+                partial.begin(*_extent(answer, position, state))
+                if answer.status != _NOTHING_LEFT:
+                    async for block in answer.content.iter_any():
+                        partial.add(block)
+                return bool(answer.headers.get(state.fact))
+
+        return cast("bool", fsspec.asyn.sync(file_system.loop, stream))
+
+    def _try(
+        self, verb: str, call: Callable[[], Any], has_grown: Callable[[], bool] = lambda: False
+    ) -> Any:
+        """Call until it works, a permanent failure shows, or the tries are used up.
+
+        A try after which `has_grown` is the first one again.
+        """
+        failed = 0
+        while True:
             try:
                 return call()
-            except (ReleaseError, ImportError):  # noqa: PERF203
+            except (ReleaseError, ImportError, _ChangedError):  # noqa: PERF203
                 raise
             except Exception as error:  # noqa: BLE001
                 # Every fsspec back end has its own exceptions; what they share is that trying
                 # again is safe, and that the last one's words help the user.
                 cause = _cause(error)
-                if again == _TRIES - 1 or isinstance(cause, _PERMANENT):
+                failed = 1 if has_grown() else failed + 1
+                if failed == _TRIES or isinstance(cause, _PERMANENT):
                     kind = "" if isinstance(cause, AskError) else f"{type(cause).__name__}: "
                     said = f"{kind}{cause}".rstrip(": ")
                     said = bare_text(said, self.storage_options)
@@ -283,8 +480,7 @@ class RemoteFile:
                         "and proxies",
                         self.shown,
                     ) from None
-                time.sleep(random.uniform(0.1, 0.3) * 2**again)  # noqa: S311
-        raise AssertionError("unreachable")
+                time.sleep(random.uniform(0.1, 0.3) * 2 ** (failed - 1))  # noqa: S311
 
 
 _PERMANENT = (
@@ -303,3 +499,39 @@ def _cause(error: Exception) -> Exception:
         is_absent = getattr(cause, "status", None) in (404, 410)
         return error if is_absent else cause
     return error
+
+
+def _size_of(path: str) -> int:
+    return os.path.getsize(path) if os.path.exists(path) else 0
+
+
+def _extent(answer: aiohttp.ClientResponse, position: int, state: _State) -> tuple[int, int | None]:
+    """Return where an answer begins, and the whole's size.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ClientResponseError: another status that is an error.
+        _ChangedError: it is no part of what was looked up, or cannot be put behind what is there.
+    """
+    if answer.status in _ABSENT:
+        raise FileNotFoundError(str(answer.url))
+    if answer.status != _NOTHING_LEFT or not position:
+        answer.raise_for_status()
+    named = answer.headers.get(state.fact)
+    if named and named != state.identity:
+        raise _ChangedError
+    is_packed = answer.headers.get("Content-Encoding", "identity") != "identity"
+    start, said = 0, None if is_packed else answer.content_length
+    if answer.status in (_PART, _NOTHING_LEFT):
+        found = _CONTENT_RANGE.fullmatch(answer.headers.get("Content-Range", ""))
+        begins, whole = found.groups() if found else (None, None)
+        said = int(whole) if whole else None
+        start = int(begins) if begins else (said or -1)
+        if start != position or is_packed:
+            raise _ChangedError
+    # Else the whole comes: there are no ranges. What is there is of no use then, since only an
+    # answer that reaches the last byte helps, and it holds all the others too.
+    # A size of 0 is also what some servers say to HEAD of what they have not looked at.
+    if said is not None and state.size_bytes and said != state.size_bytes:
+        raise _ChangedError
+    return start, said if said is not None else (state.size_bytes or None)

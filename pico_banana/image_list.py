@@ -1,9 +1,10 @@
 """Make an index of Open Images' image list: a CSV of 600 MB, read a section at a time.
 
-An index is an Arrow IPC file. Each of its record batches holds the rows of one section, in the
-list's order, and two columns to find them by: `key`, the photos' keys in ascending order, and
-`row`, the row of the batch that each of them is of. So nothing is sorted but numbers, and memory
-does not grow with the list.
+An index is an Arrow IPC file. Each of its record batches holds the rows of one section in the
+list's order, and beside them, in ascending order, the column `key`: each is a checksum of a
+photo's file name and, in its lowest bits, the photo's row in the batch. So nothing is sorted but
+numbers, and memory does not grow with the list. The licence, which is the same over long
+stretches, is written once a stretch.
 """
 
 from __future__ import annotations
@@ -12,22 +13,40 @@ import csv
 import itertools
 import os
 import re
-import zlib
+import struct
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, BinaryIO
+from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 
+from pico_banana.cache import Fetching
 from pico_banana.errors import ReleaseError
 from pico_banana.records import photo_of
 
-__all__ = ["INDEX_VERSION", "Keys", "keys_of", "write_index"]
+__all__ = [
+    "INDEX_VERSION",
+    "ROW_BITS",
+    "Flags",
+    "Keys",
+    "flags_of",
+    "keys_of",
+    "numbers_of",
+    "strings_of",
+    "with_keys",
+    "write_batches",
+    "write_index",
+]
 
-INDEX_VERSION = 2
+INDEX_VERSION = 3
+ROW_BITS = 24
+"""How many of a key's lowest bits hold a row: a section has fewer rows than they can count."""
+
 _COLUMNS = {
     "OriginalURL": "url",
     "ImageID": "image_id",
@@ -41,83 +60,116 @@ _COLUMNS = {
     "Rotation": "rotation",
 }
 _SECTION_BYTES = 16 * 1024 * 1024
+_MOST_ROW_BYTES = 64 * 1024 * 1024
+_BLOCK_BYTES = 2 * 1024 * 1024  # what Arrow parses at once: it should fit a core's cache
 _THREADS = min(4, os.cpu_count() or 1)
-_BLOCK_BYTES = 4 * 1024 * 1024
 _ROW = re.compile(r"Row #(\d+)")
+_NOT_BLANK = re.compile(rb"\S")
 
-Keys = np.ndarray[Any, np.dtype[np.int64]]
+Keys = np.ndarray[Any, np.dtype[np.uint64]]
+Flags = np.ndarray[Any, np.dtype[np.bool_]]
 
-
-_DIGITS = re.compile(r"[0-9]{1,18}(?![0-9])")
-_MOST_DIGITS = 18
-_SLASH, _ZERO, _NINE, _QUOTE = b'/09"'
+_NAME_BYTES = 16
+_MOST = 2**64 - 1
+_MIX = (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F)  # any odd numbers with bits all over
+_ONES, _TOPS = _MOST // 255, _MOST // 255 * 128
+_SLASHES, _QUOTE = _ONES * ord("/"), ord('"')
 
 
 def _key(url: str) -> int:
-    """The key of a photo: its file name's number, or a negative checksum where it has none."""
-    name = photo_of(url)
-    digits = _DIGITS.match(name)
-    return int(digits[0]) if digits else -1 - zlib.crc32(name.encode())
+    """The key of a photo: a checksum of its file name's last 16 bytes, and no row."""
+    name = photo_of(url).encode()[-_NAME_BYTES:].rjust(_NAME_BYTES, b"\0")
+    first, second = struct.unpack("<QQ", name)
+    mixed: int = first * _MIX[0] + second * _MIX[1]
+    return (mixed & _MOST) >> ROW_BITS << ROW_BITS
 
 
 def keys_of(urls: pa.StringArray) -> Keys:
-    """Return the keys of a column of URLs: the same for all spellings of a photo's host.
+    """Return the keys of a column of URLs, without rows: the same for all spellings of a host.
 
-    As `_key` says, but for all rows at once: a number of up to 18 digits behind the last slash.
+    As `_key` says, but for all rows at once.
     """
     count = len(urls)
-    if not count:
-        return np.zeros(0, np.int64)
     _, offsets, data = urls.buffers()
-    text = np.frombuffer(data or b"\0", np.uint8)
-    edges = np.frombuffer(offsets, np.int32)[urls.offset : urls.offset + count + 1]
-    first, ends = int(edges[0]), edges[1:].astype(np.int64)
-    slashes = np.flatnonzero(text[first : int(edges[-1])] == _SLASH) + first
-    place = np.searchsorted(slashes, ends) - 1
-    # Without a slash of its own a row is odd: it gets the slow way.
-    starts = np.where(place >= 0, slashes[place] + 1, 0) if len(slashes) else np.zeros_like(ends)
-    is_odd = (starts <= edges[:-1]) | _holds_query(text, edges)
-    keys = np.zeros(count, np.int64)
-    digits = np.zeros(count, np.int64)
-    alive = ~is_odd
-    for step in range(_MOST_DIGITS + 1):
-        at = starts + step
-        alive = alive & (at < ends)
-        byte = text[np.minimum(at, len(text) - 1)]
-        alive &= (byte >= _ZERO) & (byte <= _NINE)
-        if not alive.any():
-            break
-        digits += alive
-        if step < _MOST_DIGITS:
-            keys = np.where(alive, keys * 10 + (byte.astype(np.int64) - _ZERO), keys)
-    for row in np.flatnonzero(is_odd | (digits == 0) | (digits > _MOST_DIGITS)):
+    if not count or data is None or data.size < _NAME_BYTES:
+        return np.array([_key(url or "") for url in urls.to_pylist()], np.uint64)
+    edges = np.frombuffer(offsets, np.int32)[urls.offset : urls.offset + count + 1].astype(np.int64)
+    # The eight bytes that begin at each byte, as numbers.
+    words = np.ndarray((data.size - 7,), "<u8", data, strides=(1,))
+    tails = [words[np.maximum(edges[1:] - back, 0)] for back in (_NAME_BYTES, 8)]
+    mixed = tails[0] * np.uint64(_MIX[0]) + tails[1] * np.uint64(_MIX[1])
+    keys: Keys = mixed >> np.uint64(ROW_BITS) << np.uint64(ROW_BITS)
+    # Nearly every name has more bytes. The others are odd: they get the slow way.
+    is_odd = (np.diff(edges) < _NAME_BYTES) | _holds_query(data, edges)
+    for tail in tails:
+        is_odd |= _holds_slash(tail)
+    for row in np.flatnonzero(is_odd):
         keys[row] = _key(urls[int(row)].as_py() or "")
     return keys
 
 
-def _holds_query(text: np.ndarray[Any, Any], edges: np.ndarray[Any, Any]) -> Any:
+def _holds_slash(words: Keys) -> Flags:
+    """Which numbers hold the byte of a slash."""
+    # Where 1 is taken away from every byte, a zero byte alone gets a highest bit that it had not.
+    other = words ^ np.uint64(_SLASHES)
+    holds: Flags = ((other - np.uint64(_ONES)) & ~other & np.uint64(_TOPS)) != 0
+    return holds
+
+
+def _holds_query(data: pa.Buffer, edges: np.ndarray[Any, Any]) -> Flags:
     """Which rows hold a `?` or `#`, behind which a slash is no path's."""
-    inside = text[int(edges[0]) : int(edges[-1])]
-    found = np.flatnonzero((inside == ord("?")) | (inside == ord("#"))) + int(edges[0])
-    holds = np.zeros(len(edges) - 1, bool)
+    first = int(edges[0])
+    inside = np.frombuffer(data, np.uint8)[first : int(edges[-1])]
+    found = np.flatnonzero((inside == ord("?")) | (inside == ord("#"))) + first
+    holds = np.zeros(len(edges) - 1, np.bool_)
     holds[np.searchsorted(edges, found, side="right") - 1] = True
     return holds
 
 
-def write_index(source: str, place: str, path: str) -> None:
+# Instead of `pa.array` and `to_numpy`, which import pandas: that takes a quarter of a second.
+
+
+def numbers_of(numbers: np.ndarray[Any, Any]) -> pa.Array:
+    """Return an Arrow array of these numbers, which it shares."""
+    kind = pa.from_numpy_dtype(numbers.dtype)
+    return pa.Array.from_buffers(kind, len(numbers), [None, pa.py_buffer(numbers)])
+
+
+def strings_of(texts: Sequence[str]) -> pa.StringArray:
+    """Return an Arrow array of these texts, of at most 2 GiB in all."""
+    encoded = [text.encode() for text in texts]
+    edges = np.zeros(len(texts) + 1, np.int32)
+    np.cumsum(np.fromiter(map(len, encoded), np.int32, len(texts)), out=edges[1:])
+    buffers = [None, pa.py_buffer(edges), pa.py_buffer(b"".join(encoded))]
+    return pa.Array.from_buffers(pa.string(), len(texts), buffers)
+
+
+def flags_of(flags: pa.BooleanArray) -> Flags:
+    """Return the values of an Arrow array that has no nulls."""
+    packed = np.frombuffer(flags.buffers()[1], np.uint8)
+    bits = np.unpackbits(packed, count=flags.offset + len(flags), bitorder="little")
+    return bits[flags.offset :].view(np.bool_)
+
+
+class _NoListError(ValueError):
+    """What was read is no image list."""
+
+
+def write_index(source: str, place: str, path: str, progress: Fetching | None = None) -> None:
     """Write the index of an image list.
 
     Args:
         source: local path of the CSV, also packed (`.gz`).
         place: where it came from, as it may be shown.
         path: where to write.
+        progress: told the bytes of the source that were read, and its size.
 
     Raises:
         ReleaseError: it is no such list, with its row, or the index cannot be written.
     """
     try:
-        rows = _write(source, path)
-    except (pa.ArrowInvalid, pa.ArrowKeyError, UnicodeDecodeError, csv.Error) as error:
+        rows = write_batches(path, _batches(source, progress))
+    except (pa.ArrowInvalid, UnicodeDecodeError, csv.Error, _NoListError) as error:
         raise ReleaseError(
             f"{place} must be Open Images' image list, a CSV with the columns "
             f"{', '.join(_COLUMNS)}, but: {error}",
@@ -125,7 +177,7 @@ def write_index(source: str, place: str, path: str) -> None:
         ) from None
     except OSError as error:
         raise ReleaseError(
-            f"the index of {place} cannot be written: {error}; it takes about 600 MB, set "
+            f"the index of {place} cannot be written: {error}; it takes about 500 MB, set "
             "PICO_BANANA_CACHE to a folder with room for it",
             place,
         ) from None
@@ -133,11 +185,16 @@ def write_index(source: str, place: str, path: str) -> None:
         raise ReleaseError(f"{place} must be Open Images' image list, but has no row", place)
 
 
-def _write(source: str, path: str) -> int:
+def write_batches(path: str, batches: Iterable[pa.RecordBatch]) -> int:
+    """Write batches of rows as an index, without a file where there are none; return the rows.
+
+    A batch has the list's columns by the names of `open_images.Photo`, and `rotation`. Raises
+    `OSError` where the file cannot be written.
+    """
     rows = 0
-    with pa.input_stream(source, compression="detect") as stream, pa.OSFile(path, "wb") as file:
-        writer = None
-        for batch in _batches(stream):
+    writer = None
+    with pa.OSFile(path, "wb") as file:
+        for batch in batches:
             if writer is None:
                 schema = batch.schema.with_metadata({"pico_banana_index": str(INDEX_VERSION)})
                 writer = pa.ipc.new_file(file, schema)
@@ -148,64 +205,148 @@ def _write(source: str, path: str) -> int:
     return rows
 
 
-def _batches(stream: BinaryIO) -> Iterator[pa.RecordBatch]:
+def with_keys(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Return a batch of an index: the rows of a list, and their keys."""
+    # The rows make all keys different, so there is one order, on every machine.
+    keys = keys_of(batch["url"]) | np.arange(batch.num_rows, dtype=np.uint64)
+    keys.sort()
+    columns = [
+        pc.run_end_encode(column) if name == "license" else column
+        for name, column in zip(batch.schema.names, batch.columns, strict=True)
+    ]
+    return pa.RecordBatch.from_arrays(
+        [numbers_of(keys), *columns], names=["key", *batch.schema.names]
+    )
+
+
+def _batches(source: str, progress: Fetching | None) -> Iterator[pa.RecordBatch]:
     """The index's record batches, a section of the list each; some are made at once."""
-    sections = _sections(stream)
-    first = next(sections, b"")
-    header = next(csv.reader([first.partition(b"\n")[0].decode("utf-8-sig")]), [])
-    rest = itertools.chain([first.partition(b"\n")[2]], sections)
-    waiting: deque[tuple[bytes, Future[pa.RecordBatch]]] = deque()
+    spare: list[bytearray] = []
+    waiting: deque[tuple[memoryview, Future[pa.RecordBatch]]] = deque()
     rows = 0
-    with ThreadPoolExecutor(_THREADS, thread_name_prefix="pico-banana-list") as pool:
-        ended = False
-        while waiting or not ended:
-            while not ended and len(waiting) <= _THREADS:
-                section = next(rest, None)
-                ended = section is None
-                if section is not None and section.strip():
-                    waiting.append((section, pool.submit(_batch, section, header)))
-            if waiting:
-                section, made = waiting.popleft()
-                try:
-                    batch = made.result()
-                except pa.ArrowInvalid as error:
-                    # Arrow counts from 1 in what it is given, which is without header here.
-                    number = lambda row: f"Row #{int(row[1]) + rows + 1}"  # noqa: B023, E731
-                    raise pa.ArrowInvalid(_ROW.sub(number, str(error))) from None
-                rows += batch.num_rows
-                yield batch
+
+    def finished() -> pa.RecordBatch:
+        nonlocal rows
+        section, made = waiting.popleft()
+        try:
+            batch = made.result()
+        except pa.ArrowInvalid as error:
+            # Arrow counts from 1 in what it is given, which is without header here.
+            number = lambda row: f"Row #{int(row[1]) + rows + 1}"  # noqa: E731
+            raise pa.ArrowInvalid(_ROW.sub(number, str(error), count=1)) from None
+        rows += batch.num_rows
+        if isinstance(section.obj, bytearray) and len(section.obj) == _SECTION_BYTES:
+            spare.append(section.obj)
+        return batch
+
+    with (
+        _opened(source, progress) as fill,
+        ThreadPoolExecutor(_THREADS, thread_name_prefix="pico-banana-list") as pool,
+    ):
+        sections = _sections(fill, spare)
+        header, rest = _header(next(sections, memoryview(b"")))
+        for section in itertools.chain([rest], sections):
+            if _NOT_BLANK.search(section):
+                waiting.append((section, pool.submit(_batch, section, header)))
+            if len(waiting) > _THREADS:
+                yield finished()
+        while waiting:
+            yield finished()
 
 
-def _sections(stream: BinaryIO) -> Iterator[bytes]:
-    """Cut a CSV into sections of whole rows: a line's end is a row's only outside of quotes."""
-    left = b""
-    while block := stream.read(_SECTION_BYTES):
-        text = left + block
-        end = len(text)
-        quotes = np.flatnonzero(np.frombuffer(text, np.uint8) == _QUOTE)
-        while (end := text.rfind(b"\n", 0, end)) >= 0:
-            if np.searchsorted(quotes, end) % 2 == 0:
-                break
-        left = text[end + 1 :]
+@contextmanager
+def _opened(source: str, progress: Fetching | None) -> Iterator[Callable[[memoryview], int]]:
+    """Give a function that fills a buffer with a list's next bytes, and says how many it got."""
+    try:
+        file = pa.OSFile(source)
+    except OSError as error:
+        raise _NoListError(f"it cannot be opened: {error}") from None
+    with file:
+        size_bytes = file.size()
+        is_packed = source.endswith(".gz")
+        stream = pa.CompressedInputStream(file, "gzip") if is_packed else file
+
+        def fill(buffer: memoryview) -> int:
+            filled = 0
+            try:
+                while filled < len(buffer) and (got := stream.readinto(buffer[filled:])):
+                    filled += got
+            except OSError as error:
+                verb = "unpacked" if is_packed else "read"
+                raise _NoListError(f"it cannot be {verb}: {error}") from None
+            if progress is not None:
+                progress(file.tell(), size_bytes)
+            return filled
+
+        yield fill
+
+
+def _sections(fill: Callable[[memoryview], int], spare: list[bytearray]) -> Iterator[memoryview]:
+    """Cut a CSV into sections of whole rows, the same ones on every machine.
+
+    Buffers are taken from `spare`: new ones cost more than what is read into them.
+    """
+    buffer, filled, offset = bytearray(_SECTION_BYTES), 0, 0
+    quotes, marks = 0, np.empty(_SECTION_BYTES, np.bool_)
+    while got := fill(memoryview(buffer)[filled:]):
+        marks = marks if len(marks) >= got else np.empty(got, np.bool_)
+        text = np.frombuffer(buffer, np.uint8, got, filled)
+        quotes += int(np.count_nonzero(np.equal(text, _QUOTE, out=marks[:got])))
+        end = _end_of_rows(buffer, filled, filled + got, is_quoted=quotes % 2 == 1)
+        filled += got
         if end >= 0:
-            yield text[: end + 1]
-    if left:
-        yield left
+            left = buffer[end:filled]
+            yield memoryview(buffer)[:end]
+            offset += end
+        elif filled > _MOST_ROW_BYTES:
+            raise _NoListError(
+                f"the row at byte {offset:,} has more than {_MOST_ROW_BYTES:,} bytes: is a quote "
+                "not closed?"
+            )
+        else:
+            left = buffer[:filled]
+        if 2 * len(left) > _SECTION_BYTES:  # a long row needs a larger buffer
+            buffer = bytearray(4 * len(left))
+        else:
+            buffer = spare.pop() if spare else bytearray(_SECTION_BYTES)
+        buffer[: len(left)] = left
+        filled = len(left)
+    if filled:
+        yield memoryview(buffer)[:filled]
 
 
-def _batch(section: bytes, header: list[str]) -> pa.RecordBatch:
+def _end_of_rows(text: bytearray, start: int, stop: int, *, is_quoted: bool) -> int:
+    """Where the last row that ends in text[start:stop] ends, -1 where none does.
+
+    A line's end is a row's only outside of quotes; `is_quoted` says whether `stop` lies in some.
+    """
+    while (newline := text.rfind(b"\n", start, stop)) >= 0:
+        is_quoted ^= text.count(b'"', newline, stop) % 2 == 1
+        if not is_quoted:
+            return newline + 1
+        stop = newline
+    return -1
+
+
+def _header(section: memoryview) -> tuple[list[str], memoryview]:
+    """The names of a list's columns, and what follows them in its first section."""
+    if not section:
+        raise _NoListError("it is empty")
+    line = section.tobytes().partition(b"\n")[0]
+    header = next(csv.reader([line.decode("utf-8-sig")]), [])
+    if absent := [name for name in _COLUMNS if name not in header]:
+        raise _NoListError(f"it has no column {', '.join(absent)}")
+    return header, section[len(line) + 1 :]
+
+
+def _batch(section: memoryview, header: list[str]) -> pa.RecordBatch:
     """The record batch of a section."""
-    table = _read(section, header).rename_columns(list(_COLUMNS.values())).combine_chunks()
-    (batch,) = table.to_batches() or [pa.RecordBatch.from_pylist([], table.schema)]
-    keys = keys_of(batch["url"])
-    # A stable sort keeps the list's order among equal keys, so every machine makes one index.
-    order = np.argsort(keys, kind="stable")
-    found = [pa.array(keys[order]), pa.array(order.astype(np.int32))]
-    names = ["key", "row", *batch.schema.names]
-    return pa.RecordBatch.from_arrays([*found, *batch.columns], names=names)
+    table = _read(section, header)
+    columns = [column.combine_chunks() for column in table.columns]
+    return with_keys(pa.RecordBatch.from_arrays(columns, names=list(_COLUMNS.values())))
 
 
-def _read(section: bytes, header: list[str]) -> pa.Table:
+def _read(section: memoryview, header: list[str]) -> pa.Table:
     return pyarrow.csv.read_csv(
         pa.BufferReader(section),
         read_options=pyarrow.csv.ReadOptions(

@@ -1,7 +1,7 @@
 """Map a photo's URL to its Open Images ImageID and attribution, by an index of the image list.
 
-The index (see `image_list`) is mapped into memory and searched by the photo's number, the digits
-that its file name begins with: nothing is loaded, and all processes share its pages.
+The index (see `image_list`) is mapped into memory and searched by a checksum of the photo's file
+name: nothing is loaded, and all processes share its pages.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import base64
 import functools
 import hashlib
 import itertools
+import mmap
 import os
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -19,14 +19,39 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pico_banana.cache import Fetching, RemoteFile, kept, local_name
+from pico_banana.cache import Fetching, RemoteFile, cache_folder, kept, local_name
 from pico_banana.errors import ReleaseError
-from pico_banana.image_list import INDEX_VERSION, Keys, keys_of, write_index
+from pico_banana.image_list import (
+    INDEX_VERSION,
+    ROW_BITS,
+    Flags,
+    Keys,
+    flags_of,
+    keys_of,
+    numbers_of,
+    strings_of,
+    with_keys,
+    write_batches,
+    write_index,
+)
 from pico_banana.records import photo_of
 
-__all__ = ["Index", "Photo", "index_path", "is_image_id", "mapped_index", "open_index"]
+__all__ = [
+    "Index",
+    "Photo",
+    "Rows",
+    "index_path",
+    "is_image_id",
+    "mapped_index",
+    "open_index",
+]
 
-_IMAGE_ID = re.compile(r"[0-9a-f]{16}")
+_IMAGE_ID_LENGTH, _HEX = 16, "0123456789abcdef"
+_ROWS = np.uint64((1 << ROW_BITS) - 1)
+_MOST_LOOKED_AT = 256  # each value maps some 64 KiB around it
+_MOST_ROWS = 1 << 20
+
+Rows = np.ndarray[Any, np.dtype[np.int64]]
 
 
 class Photo(NamedTuple):
@@ -56,6 +81,14 @@ class Photo(NamedTuple):
             "landing_url": self.landing_url,
         }
 
+    def match(self, url: str) -> str:
+        """Return how a URL leads to this photo.
+
+        "exact" where it is listed so, "name" where it is spelled otherwise but has the same
+        photo's file name.
+        """
+        return "exact" if url == self.url else "name"
+
     def mark_of_original(self, data: bytes) -> str | None:
         """Return in which way a Flickr original is not the listed one, None where it is.
 
@@ -75,27 +108,33 @@ class Photo(NamedTuple):
 
 def is_image_id(text: str) -> bool:
     """Whether a text is an Open Images ImageID: 16 hexadecimal digits."""
-    return _IMAGE_ID.fullmatch(text) is not None
+    return len(text) == _IMAGE_ID_LENGTH and not text.strip(_HEX)
 
 
 class Index:
     """The photos of Open Images' image list, searched by URL; safe to use in several threads.
 
-    A row is a photo's place in the list, from 0. Nothing is loaded: the file is mapped.
+    A row is a photo's place in the list, from 0. Nothing is loaded: the file is mapped, and its
+    pages are given back again and again, so that a process does not seem to hold the whole file.
     """
 
     def __init__(self, path: str) -> None:
         """Map the index file at `path`; `ReleaseError` where it is none of this version."""
         self.path = path
         try:
-            reader = pa.ipc.open_file(pa.memory_map(path))
+            with open(path, "rb") as file:
+                self._mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            reader = pa.ipc.open_file(pa.py_buffer(self._mapped))
             batches = [reader.get_batch(number) for number in range(reader.num_record_batches)]
-        except (pa.ArrowInvalid, OSError) as error:
+        except (pa.ArrowInvalid, OSError, ValueError) as error:
             raise ReleaseError(f"{path} is no index: {error}", path) from None
         if (reader.schema.metadata or {}).get(b"pico_banana_index") != b"%d" % INDEX_VERSION:
             raise ReleaseError(f"{path} is no index of this version; make it anew", path)
-        self._sections = [_Section(batch) for batch in batches]
         self._starts = np.cumsum([0, *[batch.num_rows for batch in batches]])
+        self._sections = [
+            _Section(batch, int(start)) for batch, start in zip(batches, self._starts, strict=False)
+        ]
+        self._looked_at = 0
 
     def __len__(self) -> int:
         """The number of photos."""
@@ -107,63 +146,165 @@ class Index:
         A URL matches exactly first, then by the photo's file name, where only the spelling of the
         host differs (`farm5`, `c8`) or http stands for https.
         """
-        wanted = pa.array(urls, pa.string())
-        keys = keys_of(wanted)
-        exact, same_name = np.full(len(urls), -1), np.full(len(urls), -1)
-        for start, section in zip(self._starts, self._sections, strict=False):
-            section.find(wanted, keys, exact, same_name, int(start))
-        found = np.where(exact >= 0, exact, same_name)
+        found, _ = self.matches(urls)
         return [None if row < 0 else row for row in found.tolist()]
+
+    def matches(self, urls: Sequence[str]) -> tuple[Rows, Flags]:
+        """Return, for each URL, its photo's row or -1, and whether it is listed exactly so.
+
+        As `rows`, for up to 2 GiB of URLs at once.
+        """
+        wanted = _Wanted(urls)
+        for section in self._sections:
+            section.find(wanted)
+        self._give_back(len(urls))
+        is_exact = wanted.exact >= 0
+        return np.where(is_exact, wanted.exact, wanted.same_name), is_exact
 
     def photos(self, rows: Iterable[int | None]) -> list[Photo | None]:
         """Return the photos at these rows; None stays None."""
         rows = list(rows)
         known = np.array(sorted({row for row in rows if row is not None}), np.int64)
         photos: dict[int, Photo] = {}
-        edges = np.searchsorted(known, self._starts)
-        for section, start, (first, last) in zip(
-            self._sections, self._starts, itertools.pairwise(edges), strict=False
-        ):
-            if first < last:
-                mine = known[first:last]
-                photos.update(zip(mine.tolist(), section.photos(mine - start), strict=True))
+        for taken, mine in self._taken(known, list(Photo._fields)):
+            values = zip(*taken.to_pydict().values(), strict=True)
+            photos.update(zip(mine.tolist(), itertools.starmap(Photo, values), strict=True))
         return [None if row is None else photos[row] for row in rows]
+
+    def image_ids(self, rows: Rows) -> list[str | None]:
+        """Return the ImageIDs of the photos at these rows, which must be ascending."""
+        return [
+            image_id
+            for taken, _ in self._taken(rows, ["image_id"])
+            for image_id in taken.column(0).to_pylist()
+        ]
+
+    def write_rows(self, rows: Rows, path: str) -> None:
+        """Write an index of the photos at these rows alone, which must be ascending.
+
+        Raises `OSError` where it cannot be written.
+        """
+        names = self._sections[0].names
+        taken = [batch for batch, _ in self._taken(rows, names)]
+        table = pa.Table.from_batches(taken or [self._sections[0].taken(rows, names)])
+        columns = [column.combine_chunks() for column in table.columns]
+        whole = pa.RecordBatch.from_arrays(columns, names=names)
+        # Few sections are searched faster than many.
+        starts = range(0, max(len(rows), 1), _MOST_ROWS)
+        write_batches(path, (with_keys(whole.slice(start, _MOST_ROWS)) for start in starts))
+
+    def _taken(self, rows: Rows, names: list[str]) -> Iterator[tuple[pa.RecordBatch, Rows]]:
+        """These columns at ascending rows, a batch for each section that has some of the rows."""
+        edges = np.searchsorted(rows, self._starts)
+        for section, (first, last) in zip(self._sections, itertools.pairwise(edges), strict=True):
+            if first < last:
+                yield section.taken(rows[first:last], names), rows[first:last]
+        self._give_back(len(rows) * len(names))
+
+    def _give_back(self, looked_at: int) -> None:
+        """Unmap the file's pages once many were looked at; the system's cache keeps them.
+
+        Else they would count as this process's, and a cluster would end it for its size.
+        """
+        self._looked_at += looked_at
+        if self._looked_at > _MOST_LOOKED_AT and hasattr(mmap, "MADV_DONTNEED"):
+            self._looked_at = 0
+            self._mapped.madvise(mmap.MADV_DONTNEED)
+
+
+class _Wanted:
+    """URLs that are looked for, and their rows as far as they are found, else -1.
+
+    Attributes:
+        keys: their keys, ascending, which are searched several times as fast.
+        order: the places of their URLs.
+        exact: by place, the row where the URL is listed.
+        same_name: by place, the first row where its photo is listed under another URL.
+    """
+
+    def __init__(self, urls: Sequence[str]) -> None:
+        self._urls, self._texts = strings_of(urls), urls
+        keys = keys_of(self._urls)
+        self.order = np.argsort(keys)
+        self.keys = keys[self.order]
+        self.exact, self.same_name = np.full(len(urls), -1), np.full(len(urls), -1)
+
+    def compare(self, places: Rows, listed: pa.StringArray, rows: Rows) -> None:
+        """Hold the URLs at these places against those that are listed at these rows.
+
+        Of several rows for one place the first counts.
+        """
+        equal = pc.equal(listed, self._urls.take(numbers_of(places)))
+        is_equal = flags_of(pc.and_kleene(equal, pc.is_valid(listed)))
+        found = np.flatnonzero(is_equal & (self.exact[places] < 0))[::-1]
+        self.exact[places[found]] = rows[found]
+        others = np.flatnonzero(~is_equal & (self.same_name[places] < 0))
+        texts = listed.take(numbers_of(others)).to_pylist()
+        for place, row, text in zip(places[others], rows[others], texts, strict=True):
+            if text and self.same_name[place] < 0:
+                name = photo_of(self._texts[place])
+                if name and name == photo_of(text):
+                    self.same_name[place] = row
 
 
 class _Section:
     """One record batch of an index."""
 
-    def __init__(self, batch: pa.RecordBatch) -> None:
-        self._batch, self._urls = batch, batch["url"]
-        self._keys, self._rows = batch["key"].to_numpy(), batch["row"].to_numpy()
+    def __init__(self, batch: pa.RecordBatch, start: int) -> None:
+        self._batch, self._urls, self._start = batch, batch["url"], start
+        self._keys = np.frombuffer(batch["key"].buffers()[1], np.uint64)[: batch.num_rows]
+        self._licenses = batch["license"]
+        self.names = [name for name in batch.schema.names if name != "key"]
 
-    def find(
-        self, wanted: pa.StringArray, keys: Keys, exact: Keys, same_name: Keys, start: int
-    ) -> None:
-        """Fill in the rows, counted from `start`, of wanted URLs that were not found before."""
-        first = np.searchsorted(self._keys, keys, side="left")
-        last = np.searchsorted(self._keys, keys, side="right")
-        places = np.flatnonzero((last > first) & (exact < 0))
-        if not len(places):
-            return
-        rows = self._rows[first[places]]
-        equal = pc.equal(self._urls.take(pa.array(rows)), wanted.take(pa.array(places)))
-        is_equal = pc.fill_null(equal, False).to_numpy(zero_copy_only=False)
-        exact[places[is_equal]] = rows[is_equal] + start
-        for place in places[~is_equal].tolist():
-            url = wanted[place].as_py()
-            name = photo_of(url)
-            for row in self._rows[first[place] : last[place]].tolist():
-                listed = self._urls[row].as_py()
-                if listed == url:
-                    exact[place] = row + start
-                    break
-                if same_name[place] < 0 and name and listed and photo_of(listed) == name:
-                    same_name[place] = row + start
+    def find(self, wanted: _Wanted) -> None:
+        """Look for the wanted URLs."""
+        is_small = len(wanted.keys) < len(self._keys)
+        pairs = _pairs(wanted.keys, self._keys) if is_small else _pairs(self._keys, wanted.keys)
+        for pair in pairs:
+            ours, theirs = pair[::-1] if is_small else pair
+            rows = (self._keys[ours] & _ROWS).astype(np.int64)
+            listed = self._urls.take(numbers_of(rows))
+            wanted.compare(wanted.order[theirs], listed, rows + self._start)
 
-    def photos(self, rows: Keys) -> Iterator[Photo]:
-        taken = self._batch.select(list(Photo._fields)).take(pa.array(rows)).to_pydict()
-        return itertools.starmap(Photo, zip(*taken.values(), strict=True))
+    def taken(self, rows: Rows, names: list[str]) -> pa.RecordBatch:
+        """The rows of the list, some columns of them."""
+        rows = rows - self._start
+        at = numbers_of(rows)
+        columns = [
+            self._licenses_at(rows) if name == "license" else self._batch[name].take(at)
+            for name in names
+        ]
+        return pa.RecordBatch.from_arrays(columns, names=names)
+
+    def _licenses_at(self, rows: Rows) -> pa.StringArray:
+        ends = self._licenses.run_ends
+        runs = np.frombuffer(ends.buffers()[1], np.int32)[: len(ends)]
+        places = np.searchsorted(runs, rows, side="right")
+        return self._licenses.values.take(numbers_of(places))
+
+
+def _pairs(few: Keys, many: Keys) -> Iterator[tuple[Rows, Rows]]:
+    """The pairs of places in two ascending arrays of keys that hold the same checksum.
+
+    A place of `few` comes with one place of `many` at a time, with lower ones first.
+    """
+    if not len(few):
+        return
+    last = len(many) - 1
+    there = np.minimum(np.searchsorted(many, few & ~_ROWS), last)
+    here = np.flatnonzero(_are_alike(many[there], few))
+    there = there[here]
+    while len(here):
+        yield here, there
+        after = np.minimum(there + 1, last)
+        goes_on = _are_alike(many[after], many[there]) & (after > there)
+        here, there = here[goes_on], after[goes_on]
+
+
+def _are_alike(some: Keys, others: Keys) -> Flags:
+    """Which keys are of the same checksum, whatever their rows."""
+    alike: Flags = (some ^ others) <= _ROWS
+    return alike
 
 
 @functools.lru_cache(maxsize=4)
@@ -184,7 +325,7 @@ def index_path(
     Args:
         place: URL or path of the CSV (also `.gz`), or path of an index.
         storage_options: passed on to fsspec.
-        progress: told the bytes fetched, where the CSV must be fetched.
+        progress: told the bytes fetched, or of a local CSV the bytes read, where an index is made.
 
     Raises:
         ReleaseError: the list cannot be read, or lacks columns.
@@ -192,15 +333,14 @@ def index_path(
     if place == "none":
         return None
     source = RemoteFile(place, storage_options)
-    with source.reading() as read:
-        is_index = read(6) == b"ARROW1"
-    if is_index:
-        return source.kept("open_images", progress)
     name = local_name(place, f"{source.identity()} v{INDEX_VERSION}")
-    return kept(
-        os.path.join("open_images", name + ".arrow"),
-        lambda temporary: _make(source, temporary, progress),
-    )
+    made = os.path.join("open_images", name + ".arrow")
+    if not os.path.exists(os.path.join(cache_folder(), made)):
+        with source.reading() as read:
+            is_index = read(6) == b"ARROW1"
+        if is_index:
+            return source.kept("open_images", progress)
+    return kept(made, lambda temporary: _make(source, temporary, progress))
 
 
 def open_index(
@@ -212,13 +352,6 @@ def open_index(
 
 
 def _make(source: RemoteFile, path: str, progress: Fetching | None) -> None:
-    if source.is_local:
-        write_index(source.kept("", None), source.shown, path)
-        return
-    csv = path + (".csv.gz" if source.shown.endswith(".gz") else ".csv")
-    try:
-        source.copy(csv, progress)
-        write_index(csv, source.shown, path)
-    finally:
-        if os.path.exists(csv):
-            os.unlink(csv)
+    with source.fetched("open_images", progress) as csv:
+        # Bytes that need not be fetched are told as they are read.
+        write_index(csv, source.shown, path, progress if source.is_local else None)

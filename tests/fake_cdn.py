@@ -177,6 +177,7 @@ class FakeCDN:
         self.url = ""  # "http://127.0.0.1:PORT", once started
         self.delay_s = 0.0  # every answer waits so long
         self.ranges = True  # whether Range requests get a 206
+        self.if_range = True  # whether a stale If-Range gets the whole file
         self._mounts = [(f"{prefix.rstrip('/')}/", str(folder)) for prefix, folder in mounts]
         self._log: list[Request] = []
         self._rules: list[_Rule] = []
@@ -359,7 +360,8 @@ class FakeCDN:
             }
             if request.headers.get("If-None-Match") == headers["ETag"]:
                 return web.StreamResponse(status=304, headers=headers), b""
-            part = _asked_range(request.headers, headers, stat.st_size) if self.ranges else None
+            validators = headers if self.if_range else {}
+            part = _asked_range(request.headers, validators, stat.st_size) if self.ranges else None
             if part is None:
                 return web.StreamResponse(headers=headers), file.read()
             if not part:
@@ -379,11 +381,15 @@ class FakeCDN:
 
 
 def _asked_range(
-    asked: Mapping[str, str], headers: Mapping[str, str], size_bytes: int
+    asked: Mapping[str, str], validators: Mapping[str, str], size_bytes: int
 ) -> range | None:
-    """Return the one range that is asked for; None (all) for several, or a stale If-Range."""
+    """Return the one range that is asked for; None (all) for several, or a stale If-Range.
+
+    It is stale where it is none of `validators`; without any it never is.
+    """
     match = re.fullmatch(r"bytes=(\d*)-(\d*)", asked.get("Range", ""))
-    fresh = asked.get("If-Range") in {None, headers["ETag"], headers["Last-Modified"]}
+    known = {validators.get("ETag"), validators.get("Last-Modified")}
+    fresh = not validators or asked.get("If-Range") in {None, *known}
     if match is None or match.group() == "bytes=-" or not fresh:
         return None
     first, last = match.groups()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -90,6 +91,33 @@ def test_workers_servers_and_ways_do_not_change_a_byte(
     assert len(digests(tmp_path / "a")) == 6
     assert {way for one in ledgers(tmp_path / "a", "sft") for way, _ in one["ways"]} == {"folder"}
     assert {way for one in ledgers(tmp_path / "c", "sft") for way, _ in one["ways"]} == {"bucket"}
+
+
+def test_ledgers_say_how_an_address_was_found_in_the_image_list(
+    release: SampleRelease, tmp_path: Path
+) -> None:
+    rows_of_list = release.metadata_csv.read_text(encoding="utf-8").splitlines(keepends=True)
+    respelled, unlisted = rows_of_list[1:4], rows_of_list[4]
+    urls = {line.split(",")[2] for line in respelled}
+    edited = [re.sub(r"//farm\d+\.|//c\d+\.", "//live.", line) for line in respelled]
+    assert all(new != old for new, old in zip(edited, respelled, strict=True))
+    listed = tmp_path / "list.csv"
+    listed.write_text("".join([rows_of_list[0], *edited, *rows_of_list[5:]]), encoding="utf-8")
+    out = tmp_path / "out"
+    words = ("--open-images-metadata", listed, "--on-missing", "null", "--output", out)
+    # without an ImageID there is no place to ask, and the input is null
+    assert pico_banana("convert", "sft", *release_flags(release), *words).code == 1
+    found = rows(out, "sft")
+    expected = [
+        "name" if row["input_url"] in urls else "exact" if row["image_id"] else None
+        for row in found
+    ]
+    assert {"name", "exact", None} == set(expected)
+    absent = [row["input_url"] for row in found if row["image_id"] is None]
+    assert set(absent) == {unlisted.split(",")[2]}
+    told = [one for made in ledgers(out, "sft") for how, n in made["matches"] for one in [how] * n]
+    assert told == expected
+    assert pico_banana("verify", out).code == 0
 
 
 def test_within_a_shard_an_address_is_fetched_once(

@@ -31,6 +31,7 @@ DOCUMENTS = {
         "CONTRIBUTING.md",
         "CHANGELOG.md",
         "docs/release-format.md",
+        "docs/open-images.md",
         "docs/reliability.md",
     )
 }
