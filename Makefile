@@ -25,8 +25,9 @@ demo: .venv/runtime.stamp  ## convert the embedded sample release into demo-outp
 test: .venv/dev.stamp  ## the tests, of the soak its short form; ARGS="-k word" adds arguments of pytest
 	$(CACHES) .venv/bin/python -m pytest -n 2 $(ARGS)
 
-soak: .venv/dev.stamp  ## the long form of the tests that take minutes, with their figures
+soak: .venv/torch.stamp  ## the long form of the tests that take minutes, with their figures; those with torch, gigabytes
 	$(CACHES) SOAK=long .venv/bin/python -m pytest -m soak --capture=no $(ARGS)
+	$(CACHES) .venv/bin/python -m pytest -k torch tests/test_streaming.py tests/test_example_scripts.py
 
 lint: .venv/dev.stamp  ## ruff's rules and format
 	.venv/bin/ruff check .
@@ -86,6 +87,11 @@ clean:  ## remove the environments, caches and demo-output
 .venv/dev.stamp: .venv/runtime.stamp
 	@echo 'Installing what the tests need'
 	@.venv/bin/python $(PIP_INSTALL) --editable '.[dev]' --constraint $(CONSTRAINTS)
+	@touch $@
+
+.venv/torch.stamp: .venv/dev.stamp
+	@echo 'Installing torch'
+	@.venv/bin/python $(PIP_INSTALL) --editable '.[dev,torch]' --constraint $(CONSTRAINTS)
 	@touch $@
 
 # No project in these: they read an output as a user of plain datasets does.
