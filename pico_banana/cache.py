@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, cast
+from urllib.request import getproxies
 
 import aiohttp
 import fsspec
@@ -244,7 +245,7 @@ class RemoteFile:
             if self._is_http:
                 # Proxies and CA bundles come from the environment.
                 client = _client_of(Host.of(self.url))
-                options = {"client_kwargs": {"trust_env": True}, "get_client": client}
+                options = {"client_kwargs": {"trust_env": bool(getproxies())}, "get_client": client}
             return cast("tuple[Any, str]", fsspec.core.url_to_fs(self.url, **options))
         except (ImportError, ValueError, TypeError) as error:
             said = bare_text(str(error), self.storage_options)

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from typing import NamedTuple, TypeVar
+from urllib.request import getproxies
 
 import aiohttp
 from yarl import URL
@@ -94,7 +95,7 @@ class Transport:
                 sock_connect=policy.connect_timeout_s,
                 sock_read=policy.read_timeout_s,
             ),
-            trust_env=True,
+            trust_env=bool(getproxies()),  # else aiohttp looks for a netrc at each request
             # Packed bodies, which nobody asked for, are unpacked here, under the size cap.
             auto_decompress=False,
             read_bufsize=_BLOCK_BYTES,
