@@ -120,7 +120,7 @@ def report_index(
     with _replaced(output) as temporary:
         copies = {config: _copy(config, release, shown) for config in configs}
         with _reading(copies, release) as inputs_of:
-            with shown.bytes_bar("Open Images' image list, for its index") as progress:
+            with shown.bytes_bar("indexing Open Images' image list") as progress:
                 index = open_index(release.mirror(place), settings.storage_options, progress)
             assert index is not None  # it is of `none` only
             inputs = inputs_of()
@@ -143,7 +143,7 @@ def report_index(
 def _copy(config: str, release: Release, shown: Shown) -> RemoteFile:
     """A config's JSONL file, in a folder of this machine."""
     file = release.jsonl(config)
-    with shown.bytes_bar(f"records of {config}") as progress:
+    with shown.bytes_bar(f"fetching records of {config}") as progress:
         return RemoteFile(file.kept("jsonl", progress), {})
 
 
