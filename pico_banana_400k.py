@@ -36,6 +36,7 @@ from pico_banana.reading import Range, Reader
 from pico_banana.release import Release
 from pico_banana.schema import CONFIGS, SCHEMA_VERSION, features
 from pico_banana.settings import Settings, build_settings
+from pico_banana.sources import Links
 from pico_banana.streaming import ExamplesStream, warn_of_flickr
 
 __all__ = ["PicoBanana400K", "PicoBananaConfig", "load", "unregister"]
@@ -44,6 +45,7 @@ NAME = "pico_banana_400k"
 _VERSION = datasets.Version("1.0.0")
 _LARGE_BYTES = 20_000_000_000
 _IMAGES_PER_HOUR = 100 * 3600  # what a line of 1 Gbit/s carries of images of about 1.2 MB
+_LINKED_BYTES = 2000  # of a row without bytes, in the library's cache: texts and addresses
 _log = logging.getLogger("pico_banana")
 
 
@@ -77,8 +79,6 @@ class PicoBananaConfig(datasets.BuilderConfig):  # type: ignore[misc]  # dataset
         given = {name: getattr(self, name) for name in _ARGUMENTS}
         made = build_settings(Settings, {**given, "storage_options": storage_options})
         made.for_config(self.name)
-        if made.images != "bytes":
-            raise SettingError("images", made.images, "must be bytes in this version")
         return made
 
     def create_config_id(
@@ -86,11 +86,14 @@ class PicoBananaConfig(datasets.BuilderConfig):  # type: ignore[misc]  # dataset
     ) -> str:
         """Return the cache's name for these arguments: equal for equal examples.
 
-        Transport (mirrors, concurrency, where Open Images lies) does not change it, and files of
-        ids count by their content.
+        Transport (mirrors, concurrency, where Open Images lies) does not change it, but mirrors do
+        where images are links; files of ids count by their content.
         """
         del config_kwargs  # they are this config's fields by now
-        identity: dict[str, Any] = Release(self.settings()).identity(self.name)
+        settings = self.settings()
+        identity: dict[str, Any] = Release(settings).identity(self.name)
+        if settings.images == "url":  # where images lie is what the rows say
+            identity["addresses"] = Links(settings).addresses()
         if custom_features is not None:
             identity["features"] = repr(custom_features)
         if not identity:
@@ -142,7 +145,7 @@ class PicoBanana400K(datasets.GeneratorBasedBuilder):  # type: ignore[misc]  # d
             description="Examples of text-guided image editing, by Apple",
             homepage="https://github.com/apple/pico-banana-400k",
             license="CC BY-NC-ND 4.0 (edits and texts), CC BY 2.0 (photos)",
-            features=features(self.config.name),
+            features=features(self.config.name, images=self.config.images or "bytes"),
         )
 
     def _settings(self) -> Settings:
@@ -196,7 +199,8 @@ class PicoBanana400K(datasets.GeneratorBasedBuilder):  # type: ignore[misc]  # d
             MissingImageError: an image is missing for a reason that may pass.
         """
         if not self._is_prepared(*args, **given):
-            warn_of_flickr(self._settings(), given.get("num_proc") or 1)
+            if self._settings().images == "bytes":
+                warn_of_flickr(self._settings(), given.get("num_proc") or 1)
             self._estimate()
         with tempfile.TemporaryDirectory(prefix="pico-banana-") as reports:
             self._reports = reports
@@ -227,6 +231,12 @@ class PicoBanana400K(datasets.GeneratorBasedBuilder):  # type: ignore[misc]  # d
         """Tell the library, which looks at the disk, and the user what the load will take."""
         settings = self._settings()
         spec = settings.for_config(self.config.name)
+        if settings.images != "bytes":
+            # Nothing is fetched, and what it takes is no reason to read all records twice.
+            self.info.size_in_bytes = (
+                min(settings.limit or spec.records, spec.records) * _LINKED_BYTES
+            )
+            return
         counted = Reader(self.config.name, settings, local=True, progress=_bar).count()
         edits = counted.images - counted.records
         size = counted.records * spec.input_bytes + edits * spec.edited_bytes

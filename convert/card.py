@@ -69,6 +69,34 @@ _LICENCE = """\
   (author, title, licence and landing page), as that licence asks.
 """
 
+_LINKED = """\
+## Links, not bytes
+
+{which} an image is an address, `{{bytes: null, path: URL}}`: of Open Images' bucket (or Flickr) for
+an input, of the release's CDN for an edit. `datasets` fetches an image from there when its row is
+read; sizes and hashes are null. That is for browsing, SQL and sharing, not for training: links are
+read one at a time and as fast as their hosts allow, and they die. `pico-banana convert` without
+`--images url` makes the edition that holds the bytes.
+"""
+
+_WITHOUT = """\
+## No images
+
+{which} there are no image columns: texts, addresses and attribution alone. Sizes and hashes are
+null.
+"""
+
+_LINKED_LICENCE = """\
+## Licences
+
+- Edited images and texts: **CC BY-NC-ND 4.0**, by Apple: non-commercial use, no derivatives. The
+  texts are here, unchanged; the images are not. What is read from their addresses is under the same
+  licence.
+- Photos: [Open Images](https://storage.googleapis.com/openimages/web/index.html), listed there as
+  **CC BY 2.0**, by the photographers on Flickr whom the `attribution` column of each row names
+  (author, title, licence and landing page), as that licence asks.
+"""
+
 _CITATION = """\
 ## Citation
 
@@ -91,6 +119,11 @@ class ConfigReport:
     config: str
     plan: dict[str, Any]
     ledgers: tuple[ShardLedger, ...]
+
+    @property
+    def images(self) -> str:
+        """What the image columns hold: bytes, url or none."""
+        return str(self.plan["settings"]["images"])
 
     @property
     def splits(self) -> dict[str, list[ShardLedger]]:
@@ -155,43 +188,45 @@ def _card(reports: Sequence[ConfigReport]) -> str:
         tags=["image-editing", "instruction-based-editing", "pico-banana-400k", "open-images"],
         pretty_name="Pico-Banana-400K",
         source_datasets=["extended|other-open-images"],
+        **_loadable(reports),
     )
-    _add_loading(data, reports)
     return str(DatasetCard(f"---\n{data.to_yaml()}\n---\n\n{_body(reports)}"))
 
 
-def _add_loading(data: Any, reports: Sequence[ConfigReport]) -> None:
-    """Add `configs` and `dataset_info`; a config or split without a row cannot be loaded."""
-    from datasets import DatasetInfo, SplitDict, SplitInfo  # noqa: PLC0415  (slow to import)
-    from datasets.info import DatasetInfosDict  # noqa: PLC0415
-    from datasets.utils.metadata import MetadataConfigs  # noqa: PLC0415
+def _loadable(reports: Sequence[ConfigReport]) -> dict[str, Any]:
+    """`configs` and `dataset_info`; a config or split without a row cannot be loaded.
 
-    configs, infos = {}, {}
+    As `datasets` writes them (MetadataConfigs, DatasetInfosDict), which takes a second to import.
+    """
+    configs, infos = [], []
     loadable = [report for report in reports if report.splits]
-    for report in loadable:
+    for report in sorted(loadable, key=lambda report: report.config):
         splits = report.splits
-        configs[report.config] = {
-            "data_files": [
-                {"split": split, "path": _paths(report.config, split, made)}
-                for split, made in splits.items()
-            ]
-        }
+        files = [
+            {"split": split, "path": _paths(report.config, split, made)}
+            for split, made in splits.items()
+        ]
+        config: dict[str, Any] = {"config_name": report.config, "data_files": files}
         if report is loadable[0]:
-            configs[report.config]["default"] = True  # type: ignore[assignment]
+            config["default"] = True
+        configs.append(config)
         sizes = {split: sum(one.size_bytes for one in made) for split, made in splits.items()}
-        infos[report.config] = DatasetInfo(
-            config_name=report.config,
-            splits=SplitDict(
-                {
-                    split: SplitInfo(split, sizes[split], sum(one.rows for one in made))
-                    for split, made in splits.items()
-                }
-            ),
-            download_size=sum(sizes.values()),
-            dataset_size=sum(sizes.values()),
+        rows = {split: sum(one.rows for one in made) for split, made in splits.items()}
+        total = sum(sizes.values())
+        infos.append(
+            {
+                "config_name": report.config,
+                "splits": [
+                    {"name": split, "num_bytes": sizes[split], "num_examples": rows[split]}
+                    for split in splits
+                ],
+                "download_size": total,
+                "dataset_size": total,
+            }
         )
-    MetadataConfigs(configs).to_dataset_card_data(data)
-    DatasetInfosDict(infos).to_dataset_card_data(data)
+    if not loadable:
+        return {}
+    return {"configs": configs, "dataset_info": infos if len(infos) > 1 else infos[0]}
 
 
 def _paths(config: str, split: str, made: Sequence[ShardLedger]) -> str | list[str]:
@@ -214,27 +249,39 @@ def _body(reports: Sequence[ConfigReport]) -> str:
     parts = [
         "# Pico-Banana-400K as Parquet\n",
         _INTRODUCTION,
-        _LICENCE,
+        *[_edition(reports, *about) for about in (("url", _LINKED), ("none", _WITHOUT))],
+        _LICENCE if any(report.images == "bytes" for report in reports) else _LINKED_LICENCE,
         _loading(reports),
         "## What is in it\n",
         _overview(reports),
         _edit_types(reports),
         _inputs(reports),
         _missing(reports),
-        *[_column_table(report.config, report.plan["settings"]["images"]) for report in reports],
+        *[_column_table(report.config, report.images) for report in reports],
         _CITATION,
     ]
     return "\n".join(part for part in parts if part)
+
+
+def _edition(reports: Sequence[ConfigReport], images: str, text: str) -> str:
+    """What is to be said of the configs whose images are not there as bytes."""
+    names = [f"`{report.config}`" for report in reports if report.images == images]
+    if not names:
+        return ""
+    is_all = len(names) == len(reports)
+    return text.format(which="Here" if is_all else f"In {', '.join(names)}")
 
 
 def _loading(reports: Sequence[ConfigReport]) -> str:
     names = [report.config for report in reports if report.splits]
     if not names:
         return ""
+    is_bare = all(report.images == "none" for report in reports if report.config == names[0])
+    first = "input_url" if is_bare else "input_image"
     return (
         "## How to load\n\n```python\nfrom datasets import load_dataset\n\n"
         f'ds = load_dataset("PATH_OR_REPO", "{names[0]}", split="train", streaming=True)\n'
-        'example = next(iter(ds))\nexample["input_image"], example["id"]\n```\n\n'
+        f'example = next(iter(ds))\nexample["{first}"], example["id"]\n```\n\n'
         f"Configs: {', '.join(f'`{name}`' for name in names)}. Map-style loading (without "
         "`streaming=True`) copies the data into the cache once more.\n"
     )
@@ -306,7 +353,11 @@ def _edit_types(reports: Sequence[ConfigReport]) -> str:
 
 
 def _inputs(reports: Sequence[ConfigReport]) -> str:
+    reports = [report for report in reports if report.images != "none"]
+    if not reports:
+        return ""
     counts = {report.config: report.counted("input_sources") for report in reports}
+    nothing = "missing" if all(report.images == "bytes" for report in reports) else "no address"
     return (
         "### Where input images come from\n\n"
         "The editor saw the Open Images file (longest side at most 1024 pixels); a Flickr original "
@@ -315,7 +366,7 @@ def _inputs(reports: Sequence[ConfigReport]) -> str:
             ("input_source", *counts),
             [
                 (
-                    _Own("`null` (missing)" if name is None else f"`{name}`"),
+                    _Own(f"`null` ({nothing})" if name is None else f"`{name}`"),
                     *[c[name] for c in counts.values()],
                 )
                 for name in ("open_images", "flickr", None)
@@ -325,6 +376,9 @@ def _inputs(reports: Sequence[ConfigReport]) -> str:
 
 
 def _missing(reports: Sequence[ConfigReport]) -> str:
+    reports = [report for report in reports if report.images == "bytes"]
+    if not reports:
+        return ""
     counts = {report.config: report.missing_images() for report in reports}
     rows = [
         (_Own(f"`{reason.value}`"), *[count[reason.value] for count in counts.values()])

@@ -30,12 +30,13 @@ from pico_banana.tars import Tars
 from .card import CARD_NAME, ConfigReport, read_reports, write_card
 from .ledger import Ledger, ShardLedger
 from .options import ConvertSettings, RunOptions
-from .plan import Plan, ShardTask, differences, make_plan
+from .plan import Plan, differences, make_plan
 from .progress import Shown
 from .retry import Retry, retries_of, told
 from .runners import LocalRunner
 from .runs import RUNS_FOLDER, recorded
 from .store import Store
+from .tasks import ShardTask
 
 __all__ = ["Outcome", "convert", "plan_configs"]
 
@@ -113,9 +114,10 @@ def convert(
         conversion = _Conversion(settings, options, store, shown, index)
         begun = [conversion.compared(plan) for plan in plans]
         _check_disk(begun, store, options.workers)
-        photos = (photo for one in begun for photo in one.photos_left(index))
-        for note in Tars(settings).prepare(photos, shown.bytes_bar):
-            shown.say(note)
+        if settings.images == "bytes":
+            photos = (photo for one in begun for photo in one.photos_left(index))
+            for note in Tars(settings).prepare(photos, shown.bytes_bar):
+                shown.say(note)
         conversion.begin(begun)
         shown.plans([one.plan for one in begun], kept=sum(len(one.finished) for one in begun))
         if options.retry:

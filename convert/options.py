@@ -11,11 +11,19 @@ from pydantic import Field
 from pico_banana.errors import SettingError
 from pico_banana.schema import SCHEMA_VERSION
 from pico_banana.settings import Settings
+from pico_banana.sources import Links
 
 __all__ = ["ConvertSettings", "MaxMissing", "RetryScope", "RunOptions"]
 
 ROW_GROUP_BYTES = 64 * 1024 * 1024
 """Most image bytes of one row group; the Hub's viewer reads groups of up to about 286 MiB."""
+
+ROW_GROUP_ROWS = 10_000
+"""Most rows of one row group where there are no image bytes."""
+
+# About what a row without image bytes takes in a file, for the plan's estimate only.
+_LINKED_BYTES = {"sft": 300, "preference": 500, "multi_turn": 600}
+_LINKED_PER_SHARD = 50_000
 
 RetryScope = Literal["transient", "all"]
 """Which missing images are tried again: those of transient reasons, or all."""
@@ -28,7 +36,7 @@ class ConvertSettings(Settings):
         None,
         ge=1,
         description="Most records of a Parquet file. "
-        "[default: 250 sft, 150 preference, 80 multi_turn]",
+        "[default: 250 sft, 150 preference, 80 multi_turn; 50,000 where images is url or none]",
     )
     check: Literal["header", "decode"] = Field(
         "header",
@@ -37,10 +45,29 @@ class ConvertSettings(Settings):
 
     def shard_size(self, config: str) -> int:
         """Return how many records a shard of this config has at most."""
-        return self.records_per_shard or self.for_config(config).records_per_shard
+        usual = self.for_config(config).records_per_shard
+        return self.records_per_shard or (usual if self.images == "bytes" else _LINKED_PER_SHARD)
+
+    def bytes_of_record(self, config: str) -> float:
+        """Return about how many bytes a record takes in a file."""
+        spec = self.for_config(config)
+        if self.images != "bytes":
+            return _LINKED_BYTES[config]
+        return spec.input_bytes + spec.images_per_record * spec.edited_bytes
 
     def what_decides_bytes(self) -> dict[str, Any]:
-        """Return the settings on which a shard's bytes depend, besides its records; no places."""
+        """Return the settings on which a shard's bytes depend, besides its records.
+
+        No places, but the addresses that the link edition holds.
+        """
+        if self.images != "bytes":
+            return {
+                "schema": SCHEMA_VERSION,
+                "images": self.images,
+                "row_group_bytes": ROW_GROUP_BYTES,
+                "row_group_rows": ROW_GROUP_ROWS,
+                **({"addresses": Links(self).addresses()} if self.images == "url" else {}),
+            }
         kinds = ("flickr" if source == "flickr" else "open_images" for source in self.sources)
         return {
             "schema": SCHEMA_VERSION,

@@ -5,33 +5,48 @@ A plan reads the JSONL once, looks photos up in the index, and touches no image.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import gc
 import hashlib
 import itertools
 from array import array
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import orjson
 
 from pico_banana.errors import ReleaseError
 from pico_banana.open_images import Index, Photo
-from pico_banana.records import BadRecord, Line, Record, line_at, parse_line, split_lines
+from pico_banana.records import BadRecord, Line, Record, parse_line, split_lines
 from pico_banana.release import Manifest
 from pico_banana.schema import category_of
 from pico_banana.selection import SPLITS, Selection
+from pico_banana.settings import Settings, build_settings
 
 from .ledger import LEDGER_FORMAT, stretches
 from .options import ConvertSettings
 from .retry import Retry
+from .tasks import PackedLines, PackedPhotos, ShardTask
 
-__all__ = ["Plan", "PlannedShard", "ShardDigest", "ShardTask", "differences", "make_plan"]
+__all__ = [
+    "Part",
+    "Plan",
+    "PlannedShard",
+    "ShardDigest",
+    "differences",
+    "make_plan",
+    "without_collection",
+]
 
 _CHUNK_LINES = 4096
 _MOST_BAD = 1_000_000  # a plan lists each, at some 400 bytes of memory
 _NO_ROW = -1
+
+Part = tuple[Line, Record, Photo | None]
+"""A planned record: its line, what it says, and what Open Images says of its input."""
 
 
 class ShardDigest:
@@ -41,14 +56,18 @@ class ShardDigest:
         content = {"config": config, **settings.what_decides_bytes()}
         self._digest = hashlib.sha256(orjson.dumps(content, option=orjson.OPT_SORT_KEYS))
 
-    def add(self, line: Line, record: Record, photo: Photo | None) -> None:
-        """Add a record: its line, the paths it resolved to, and what Open Images says of it."""
-        paths = "\0".join(record.edited + record.rejected).encode()
-        known = orjson.dumps(tuple(photo)) if photo else b""
-        raw = line.raw or b""
-        self._digest.update(
-            b"%d %d %d\n%b%b%b" % (len(raw), len(paths), len(known), raw, paths, known)
-        )
+    def add(self, parts: Iterable[Part]) -> None:
+        """Add records: their lines, the paths they resolved to, and what Open Images says."""
+        before, known = None, b""
+        pieces: list[bytes] = []
+        for line, record, photo in parts:
+            paths = "\0".join(record.edited + record.rejected).encode()
+            if photo is not before:  # several edits of a photo follow each other
+                before, known = photo, orjson.dumps(tuple(photo)) if photo else b""
+            raw = line.raw or b""
+            sizes = b"%d %d %d\n" % (len(raw), len(paths), len(known))
+            pieces += (sizes, raw, paths, known)
+        self._digest.update(b"".join(pieces))
 
     def hexdigest(self) -> str:
         """Return the digest as hex."""
@@ -78,22 +97,6 @@ class PlannedShard:
     def __len__(self) -> int:
         """The number of records."""
         return len(self.numbers)
-
-
-@dataclass(frozen=True)
-class ShardTask:
-    """All that a worker needs to carry out one shard, wherever it runs.
-
-    `retry` is what is tried again of a shard that was finished before, None for any other.
-    """
-
-    config: str
-    shard: str
-    digest: str
-    lines: list[Line]
-    photos: list[Photo | None]
-    resolved: dict[str, str]
-    retry: Retry | None = None
 
 
 @dataclass
@@ -191,9 +194,7 @@ class Plan:
         return index.photos([None if row == _NO_ROW else row for row in shard.rows])
 
     def _task(self, shard: PlannedShard, file: BinaryIO, index: Index | None) -> ShardTask:
-        places = zip(shard.offsets, shard.numbers, strict=True)
-        lines = [line_at(file, offset, number) for offset, number in places]
-        photos = self.photos(shard, index)
+        lines = PackedLines.read(file, shard.offsets, shard.numbers)
         resolved: dict[str, str] = {}
         if self.resolved:
             # A task takes what its own lines look up, not the config's thousands.
@@ -203,9 +204,19 @@ class Plan:
                     resolved[path] = found
                 return found
 
-            for line in lines:
+            for line in lines.lines():
                 parse_line(self.config, line, resolve)
+        photos = _packed(shard, index)
         return ShardTask(self.config, shard.name, shard.digest, lines, photos, resolved)
+
+
+def _packed(shard: PlannedShard, index: Index | None) -> PackedPhotos:
+    """What Open Images says of a shard's inputs, each photo once: several edits share one."""
+    rows = sorted({row for row in shard.rows if row != _NO_ROW})
+    known = [] if index is None else index.photos(rows)
+    place_of = {row: place for place, row in enumerate(rows)} | {_NO_ROW: -1}
+    places = array("q", [place_of[row] for row in shard.rows])
+    return PackedPhotos([tuple(photo) for photo in known if photo is not None], places)
 
 
 def make_plan(
@@ -225,7 +236,7 @@ def make_plan(
         opened = open(jsonl, "rb")  # noqa: SIM115
     except OSError as error:
         raise ReleaseError(f"{jsonl} cannot be read: {error}", jsonl) from None
-    with opened as file:
+    with opened as file, without_collection():
         digest = hashlib.sha256()
 
         def read(size: int) -> bytes:
@@ -240,6 +251,30 @@ def make_plan(
     return planner.finish(digest.hexdigest(), manifest.found)
 
 
+@contextlib.contextmanager
+def without_collection() -> Iterator[None]:
+    """Hold Python's collector off: it would look through all that lives, again and again.
+
+    For what makes many objects of which none refers to itself.
+    """
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+class _Found(NamedTuple):
+    """A record that passed the filters by type, and its photo with its row in the index."""
+
+    line: Line
+    record: Record
+    row: int | None
+    photo: Photo | None
+
+
 class _Planner:
     """Takes lines in, chunk by chunk, and gives a plan."""
 
@@ -249,6 +284,7 @@ class _Planner:
         self.plan = Plan(config, _content(settings, config), jsonl)
         self._config, self._settings, self._index = config, settings, index
         self._selection = Selection.of(settings)
+        self._takes_all = self._selection == Selection.of(build_settings(Settings, {}))
         self._shard_size = settings.shard_size(config)
         self._kept = 0
         self._splits: dict[str, list[tuple[PlannedShard, ShardDigest]]] = {}
@@ -263,10 +299,11 @@ class _Planner:
     def add(self, chunk: Sequence[Line], manifest: Manifest) -> None:
         """Plan the next lines."""
         plan, selection = self.plan, self._selection
+        every_type = selection.edit_types is None and selection.edit_categories is None
         candidates: list[tuple[Line, Record]] = []
         for line in chunk:
             number = line.number or 0
-            if line.raw is not None and not line.raw.strip():
+            if line.raw is not None and (not line.raw or line.raw.isspace()):
                 plan.blank.append(number)
                 continue
             plan.lines += 1
@@ -275,7 +312,7 @@ class _Planner:
                 # The line's bytes are not needed any more, and there may be many.
                 plan.bad.append(record._replace(line=line._replace(raw=None)))
                 self._check_bad(record)
-            elif selection.passes_types(record, category_of(record.edit_type)):
+            elif every_type or selection.passes_types(record, category_of(record.edit_type)):
                 candidates.append((line, record))
             else:
                 plan.filtered.append(number)
@@ -283,9 +320,16 @@ class _Planner:
         is_full = selection.end is not None and self._kept >= selection.end
         wanted = [] if is_full and selection.ids is None else candidates
         rows, photos = self._look_up([record for _, record in wanted])
-        pairs = itertools.zip_longest(candidates, rows, photos)
-        for (line, record), row, photo in pairs:
-            self._place(line, record, row, photo)
+        found = [
+            _Found(line, record, row, photo)
+            for (line, record), row, photo in itertools.zip_longest(candidates, rows, photos)
+        ]
+        if self._takes_all:
+            self._kept += len(found)
+            self._put("train", found)
+        else:
+            for one in found:
+                self._place(one)
 
     def _check_bad(self, last: BadRecord) -> None:
         if len(self.plan.bad) > _MOST_BAD:
@@ -299,53 +343,75 @@ class _Planner:
     def _look_up(self, records: list[Record]) -> tuple[list[int | None], list[Photo | None]]:
         if self._index is None or not records:
             return [None] * len(records), [None] * len(records)
-        rows = self._index.rows([record.input_url for record in records])
-        return rows, self._index.photos(rows)
+        urls = [record.input_url for record in records]
+        unique = [*dict.fromkeys(urls)]  # several edits share a photo
+        found = self._index.rows(unique)
+        row_of = dict(zip(unique, found, strict=True))
+        photo_of = dict(zip(unique, self._index.photos(found), strict=True))
+        return [row_of[url] for url in urls], [photo_of[url] for url in urls]
 
-    def _place(self, line: Line, record: Record, row: int | None, photo: Photo | None) -> None:
+    def _place(self, one: _Found) -> None:
         """Decide a good record's fate: filtered, left out, or a place in a shard."""
         plan, selection = self.plan, self._selection
-        number = line.number or 0
-        image_id = photo.image_id if photo else None
+        number = one.line.number or 0
+        image_id = one.photo.image_id if one.photo else None
         for unmatched in self._unmatched.values():
-            unmatched -= {record.id, image_id}
-        if not selection.passes_ids(record, image_id):
+            unmatched -= {one.record.id, image_id}
+        if not selection.passes_ids(one.record, image_id):
             plan.filtered.append(number)
             return
         self._kept += 1
         if not selection.takes(self._kept - 1):
             plan.left_out.append(number)
             return
-        split = selection.split(record)
-        shards = self._splits.setdefault(split, [])
-        if self._taken[split] % self._shard_size == 0:
-            shards.append((PlannedShard(split), ShardDigest(self._settings, self._config)))
-        self._taken[split] += 1
-        if selection.excludes(record, image_id):
+        split = selection.split(one.record)
+        if selection.excludes(one.record, image_id):
+            self._shard(split)
+            self._taken[split] += 1
             plan.left_out.append(number)
             return
-        shard, digest = shards[-1]
-        shard.numbers.append(number)
-        shard.offsets.append(line.offset)
-        shard.rows.append(_NO_ROW if row is None else row)
-        digest.add(line, record, photo)
-        self._count(record, photo)
+        self._put(split, [one])
 
-    def _count(self, record: Record, photo: Photo | None) -> None:
-        plan = self.plan
-        plan.unlisted += photo is None
-        plan.edit_types[record.edit_type] += 1
-        for kind in record.odd:
-            plan.odd[kind] += 1
-        if self._config != "multi_turn" and category_of(record.edit_type) is None:
-            plan.odd["unknown_edit_type" if record.edit_type else "no_edit_type"] += 1
-        if record.edited[-1] in self._seen:
-            plan.odd["repeated_output_image"] += 1
-        self._seen.add(record.edited[-1])
-        for path in record.edited + record.rejected:
-            if not path.startswith("images/"):
-                plan.odd["unresolved_path"] += 1
-                break
+    def _shard(self, split: str) -> tuple[PlannedShard, ShardDigest]:
+        """The shard that a split's next record goes to."""
+        shards = self._splits.setdefault(split, [])
+        if self._taken[split] == len(shards) * self._shard_size:
+            shards.append((PlannedShard(split), ShardDigest(self._settings, self._config)))
+        return shards[-1]
+
+    def _put(self, split: str, found: Sequence[_Found]) -> None:
+        """Put records into a split's shards."""
+        self._count(found)
+        while found:
+            shard, digest = self._shard(split)
+            left = self._shard_size - self._taken[split] % self._shard_size
+            mine, found = found[:left], found[left:]
+            self._taken[split] += len(mine)
+            shard.numbers.extend([one.line.number or 0 for one in mine])
+            shard.offsets.extend([one.line.offset for one in mine])
+            shard.rows.extend([_NO_ROW if one.row is None else one.row for one in mine])
+            digest.add((one.line, one.record, one.photo) for one in mine)
+
+    def _count(self, found: Sequence[_Found]) -> None:
+        """Count what planned records are."""
+        plan, odd = self.plan, self.plan.odd
+        plan.unlisted += sum([one.photo is None for one in found])
+        types = Counter([one.record.edit_type for one in found])
+        plan.edit_types.update(types)
+        for edit_type, count in types.items():
+            if self._config != "multi_turn" and category_of(edit_type) is None:
+                odd["unknown_edit_type" if edit_type else "no_edit_type"] += count
+        for _, record, _, _ in found:
+            for kind in record.odd:
+                odd[kind] += 1
+            for path in record.edited + record.rejected:
+                if not path.startswith("images/"):
+                    odd["unresolved_path"] += 1
+                    break
+        before = len(self._seen)
+        self._seen.update([one.record.edited[-1] for one in found])
+        if repeated := len(found) - (len(self._seen) - before):
+            odd["repeated_output_image"] += repeated
 
     def finish(self, sha256: str, resolved: dict[str, str]) -> Plan:
         """Return the plan, with names and digests."""
@@ -358,9 +424,7 @@ class _Planner:
                 shard.name = f"{split}-{number:05d}-of-{len(shards):05d}"
                 shard.digest = digest.hexdigest()
                 plan.shards.append(shard)
-        spec = self._settings.for_config(self._config)
-        a_record = spec.input_bytes + spec.images_per_record * spec.edited_bytes
-        plan.estimated_bytes = int(plan.records * a_record)
+        plan.estimated_bytes = int(plan.records * self._settings.bytes_of_record(self._config))
         return plan
 
 

@@ -24,10 +24,10 @@ from pico_banana.traffic import Traffic
 
 from .ledger import ShardLedger
 from .options import ConvertSettings
-from .plan import ShardTask
 from .shards import ShardWriter
 from .signals import SignalError, catch, check, die_of, held, let_go
 from .store import Store
+from .tasks import ShardTask
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -77,7 +77,8 @@ class LocalRunner:
     ) -> None:
         self._settings, self._store, self._count = settings, store, workers
         self._say = say
-        self._leases = LeaseServer(settings.fetch, say)
+        # Where no image is fetched there is nothing to share.
+        self._leases = LeaseServer(settings.fetch, say) if settings.images == "bytes" else None
         # Spawned, not forked: the parent has threads. A fork would copy their locks.
         self._context = multiprocessing.get_context("spawn")
         self._counts = self._context.RawArray("q", workers * len(_FIELDS))
@@ -85,7 +86,8 @@ class LocalRunner:
 
     def __enter__(self) -> Self:
         """Start granting leases; workers start with the first task."""
-        self._leases.__enter__()
+        if self._leases is not None:
+            self._leases.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -101,12 +103,13 @@ class LocalRunner:
             for worker in self._workers:
                 worker.process.join()
         finally:
-            self._leases.__exit__()
+            if self._leases is not None:
+                self._leases.__exit__()
 
     @property
     def traffic(self) -> Traffic:
         """What the hosts were asked; complete once the runner has ended."""
-        return self._leases.traffic
+        return Traffic() if self._leases is None else self._leases.traffic
 
     @property
     def counts(self) -> Counts:
@@ -149,7 +152,8 @@ class LocalRunner:
 
     def _start(self) -> _Worker:
         ours, theirs = self._context.Pipe()
-        arguments = (theirs, self._settings, self._store, self._leases.address)
+        address = self._leases.address if self._leases is not None else None
+        arguments = (theirs, self._settings, self._store, address)
         process = self._context.Process(
             target=_work,
             args=(*arguments, self._counts, len(self._workers)),
@@ -191,7 +195,7 @@ def _work(
     connection: Connection,
     settings: ConvertSettings,
     store: Store,
-    leases: str,
+    leases: str | None,
     counts: Any,
     place: int,
 ) -> None:
@@ -201,14 +205,20 @@ def _work(
         warnings.filterwarnings("ignore", module=r"PIL\.")  # odd EXIF, thousands of times
         _end_with_parent()
         begin = place * len(_FIELDS)
-        with Fetcher(settings, decode=settings.check == "decode", leases=leases) as fetcher:
+        with contextlib.ExitStack() as opened:
+            fetcher = None
+            if leases is not None:
+                decode = settings.check == "decode"
+                fetcher = opened.enter_context(Fetcher(settings, decode=decode, leases=leases))
 
-            def seen(has_row: bool, is_missing: bool) -> None:
+            def seen(rows: int, examples_missing: int, records: int) -> None:
                 check()
+                counts[begin] += rows
+                counts[begin + 1] += examples_missing
+                counts[begin + 2] += records
+                if fetcher is None:
+                    return
                 tally = fetcher.tally
-                counts[begin] += has_row
-                counts[begin + 1] += is_missing
-                counts[begin + 2] += 1
                 counts[begin + 3] = tally.images
                 counts[begin + 4] = tally.size_bytes
                 counts[begin + 5] = tally.missing

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import itertools
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,23 +15,27 @@ import pyarrow as pa
 
 from pico_banana import __version__
 from pico_banana.errors import OutputError, WorkError
-from pico_banana.examples import Example, image_refs, make_example
+from pico_banana.examples import Example, image_refs, linked, make_example
 from pico_banana.fetch import Fetched, Fetcher
 from pico_banana.missing import Missing
 from pico_banana.open_images import Photo
 from pico_banana.records import Line, Record, parse_line
-from pico_banana.sources import ImageRef, Sources
+from pico_banana.sources import ImageRef, Links, Sources
 
 from .ledger import Ledger, MissingEntry, ShardLedger, stretches
 from .options import ConvertSettings
-from .parquet import ParquetFile
-from .plan import ShardDigest, ShardTask
+from .parquet import LinkedFile, ParquetFile
+from .plan import Part, ShardDigest, without_collection
 from .retry import OldShard
-from .store import Store
+from .store import HashingFile, Store
+from .tasks import ShardTask
 
 __all__ = ["ShardWriter"]
 
 Found = list[Fetched | Missing]
+
+_BATCH_ROWS = 1000
+_BATCH_BYTES = 8 * 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -37,7 +43,7 @@ class _Begun:
     """A shard whose images are under way: its records, their images, and what it was before."""
 
     task: ShardTask
-    records: list[Record]
+    parts: list[Part]
     refs: list[list[ImageRef]]
     old: OldShard | None
 
@@ -46,13 +52,13 @@ class _Begun:
         old = self.old
         if old is None:
             return self.refs
-        parts = zip(self.task.lines, self.records, self.refs, strict=True)
-        return [old.to_fetch(line.number or 0, record, refs) for line, record, refs in parts]
+        parts = zip(self.parts, self.refs, strict=True)
+        return [old.to_fetch(line.number or 0, record, refs) for (line, record, _), refs in parts]
 
     def found(self, first: Found, results: Iterator[Found]) -> Iterator[Found]:
         """What was found of each record's images: fetched, or taken from the old file."""
-        parts = zip(self.task.lines, self.records, self.refs, strict=True)
-        for place, (line, record, refs) in enumerate(parts):
+        parts = zip(self.parts, self.refs, strict=True)
+        for place, ((line, record, _), refs) in enumerate(parts):
             came = next(results) if place else first
             yield self.old.found(line.number or 0, record, refs, came) if self.old else came
 
@@ -63,8 +69,8 @@ class ShardWriter:
     Args:
         settings: as planned.
         store: the output.
-        fetcher: fetches the images.
-        seen: told after each record whether it has a row, and whether an image is missing.
+        fetcher: fetches the images; None where `images` is url or none, for then none is.
+        seen: told of rows, records with a missing image, and records since it was told before.
         say: told what a person should know.
     """
 
@@ -72,13 +78,13 @@ class ShardWriter:
         self,
         settings: ConvertSettings,
         store: Store,
-        fetcher: Fetcher,
-        seen: Callable[[bool, bool], None],
+        fetcher: Fetcher | None,
+        seen: Callable[[int, int, int], None],
         say: Callable[[str], None],
     ) -> None:
         self._settings, self._store, self._fetcher = settings, store, fetcher
         self._seen, self._say = seen, say
-        self._sources = Sources(settings)
+        self._sources, self._links = Sources(settings), Links(settings)
 
     def carry_out(self, tasks: Iterable[ShardTask | None]) -> Iterator[ShardLedger]:
         """Yield the ledger of each task's shard when its Parquet file and ledger are written.
@@ -90,6 +96,12 @@ class ShardWriter:
             MissingImageError: an image is missing and must not be.
             WorkError: the old file of a shard that is made anew cannot be read.
         """
+        fetcher = self._fetcher
+        if fetcher is None:
+            for task in tasks:
+                if task is not None:
+                    yield self._write(task, None, self._link)
+            return
         begun: deque[_Begun] = deque()
 
         def batches() -> Iterator[Sequence[Sequence[ImageRef]] | None]:
@@ -101,15 +113,16 @@ class ShardWriter:
                 # A shard that exclude_ids emptied still has its turn.
                 yield begun[-1].to_fetch() or [[]]
 
-        results = self._fetcher.in_order(batches())
+        results = fetcher.in_order(batches())
         for first in results:
-            yield self._write(begun.popleft(), first, results)
+            shard = begun.popleft()
+            founds = shard.found(first, results)
+            yield self._write(shard.task, shard.old, functools.partial(self._fetch, shard, founds))
 
     def _begin(self, task: ShardTask) -> _Begun:
-        records = self._records(task)
-        pairs = zip(records, task.photos, strict=True)
-        refs = [image_refs(*pair, self._sources) for pair in pairs]
-        return _Begun(task, records, refs, self._old(task))
+        parts = [*itertools.chain.from_iterable(self._batches(task))]
+        refs = [image_refs(record, photo, self._sources) for _, record, photo in parts]
+        return _Begun(task, parts, refs, self._old(task))
 
     def _old(self, task: ShardTask) -> OldShard | None:
         """What a shard that is made anew keeps of its old file; nothing of one that is damaged."""
@@ -128,49 +141,81 @@ class ShardWriter:
         )
         return None
 
-    def _records(self, task: ShardTask) -> list[Record]:
-        """Parse a task's lines again; they must be what the plan saw."""
+    def _batches(self, task: ShardTask) -> Iterator[list[Part]]:
+        """Parse a task's lines again; they must be what the plan saw, or the end is an error."""
         digest = ShardDigest(self._settings, task.config)
-        records = []
-        for line, photo in zip(task.lines, task.photos, strict=True):
-            record = parse_line(task.config, line, task.resolved.get)
-            if isinstance(record, Record):
-                digest.add(line, record, photo)
-                records.append(record)
+        for parts in _batches(task):
+            digest.add(parts)
+            yield parts
         if digest.hexdigest() != task.digest:
             raise WorkError(
                 f"the records of {task.config}/{task.shard} are not those that were planned: the "
                 "JSONL file or the index has changed underneath; run the same command again"
             )
-        return records
 
-    def _write(self, shard: _Begun, first: Found, results: Iterator[Found]) -> ShardLedger:
-        task, account = shard.task, _Account()
+    def _write(
+        self,
+        task: ShardTask,
+        old: OldShard | None,
+        add: Callable[[ShardTask, HashingFile, _Account], int],
+    ) -> ShardLedger:
+        """Write a shard's Parquet file, which `add` fills and counts, then its ledger."""
+        account = _Account()
         ledger = Ledger(self._store, task.config)
         with self._store.writing(ledger.parquet_name(task.shard)) as file:
-            with (
-                ParquetFile(file, task.config, self._settings.images) as parquet,
-                shard.old or contextlib.nullcontext(),
-            ):
-                self._add(shard, shard.found(first, results), parquet, account)
-            made = account.ledger(task, parquet.rows, file.size_bytes, file.sha256)
+            with old or contextlib.nullcontext():
+                rows = add(task, file, account)
+            made = account.ledger(task, rows, file.size_bytes, file.sha256)
             if task.retry is not None:
                 ledger.write_next(task.retry.ledger, made)
         ledger.write_shard(made)
         return made
 
-    def _add(
-        self, shard: _Begun, founds: Iterator[Found], parquet: ParquetFile, account: _Account
-    ) -> None:
-        """Add a shard's examples to its Parquet file and its account."""
-        task = shard.task
-        parts = zip(task.lines, shard.records, task.photos, founds, strict=True)
-        for line, record, photo, found in parts:
-            example = make_example(task.config, record, photo, found, self._settings.on_missing)
-            if example.row is not None:
-                parquet.add(example.row)
-            account.add(line, record, photo, example, found)
-            self._seen(example.row is not None, bool(example.missing))
+    def _fetch(
+        self,
+        shard: _Begun,
+        founds: Iterator[Found],
+        task: ShardTask,
+        file: HashingFile,
+        account: _Account,
+    ) -> int:
+        """Add a shard's examples to its Parquet file and its account, as their images come."""
+        with ParquetFile(file, task.config, self._settings.images) as parquet:
+            for (line, record, photo), found in zip(shard.parts, founds, strict=True):
+                example = make_example(task.config, record, photo, found, self._settings.on_missing)
+                if example.row is not None:
+                    parquet.add(example.row)
+                account.add(line, record, photo, example, found)
+                self._seen(int(example.row is not None), int(bool(example.missing)), 1)
+        return parquet.rows
+
+    def _link(self, task: ShardTask, file: HashingFile, account: _Account) -> int:
+        """Add a shard's examples to its Parquet file and its account, without images' bytes."""
+        images = self._settings.images
+        with LinkedFile(file, task.config, images) as parquet, without_collection():
+            for parts in self._batches(task):
+                _, records, photos = zip(*parts, strict=True)
+                batch = linked(task.config, records, photos, self._links)
+                parquet.add(batch)
+                account.add_linked(parts, batch)
+                self._seen(len(parts), 0, len(parts))
+        return parquet.rows
+
+
+def _batches(task: ShardTask) -> Iterator[list[Part]]:
+    """A task's records by the thousand, fewer where their lines are long."""
+    batch: list[Part] = []
+    size = 0
+    for line, photo in task.parts():
+        record = parse_line(task.config, line, task.resolved.get)
+        if isinstance(record, Record):
+            batch.append((line, record, photo))
+        size += len(line.raw or b"")
+        if len(batch) == _BATCH_ROWS or size > _BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
 
 
 class _Account:
@@ -181,6 +226,7 @@ class _Account:
         self._without_row: list[int] = []
         self._missing: list[MissingEntry] = []
         self._ways: list[str | None] = []
+        self._matches: list[str | None] = []
         self._edit_types: Counter[str | None] = Counter()
         self._input_sources: Counter[str | None] = Counter()
         self._marks: list[dict[str, Any]] = []
@@ -201,6 +247,7 @@ class _Account:
             return
         self._written.append(number)
         self._ways.append(example.way)
+        self._matches.append(photo.match(record.input_url) if photo else None)
         self._edit_types[record.edit_type] += 1
         self._input_sources[example.row["input_source"]] += 1
         self._marks += [
@@ -209,6 +256,16 @@ class _Account:
             if isinstance(one, Fetched)
             for mark in _marks(one, photo)
         ]
+
+    def add_linked(self, parts: Sequence[Part], batch: pa.RecordBatch) -> None:
+        """Add records that all have a row, in a batch, and of whose images none is fetched."""
+        self._written += [line.number or 0 for line, _, _ in parts]
+        self._ways += [None] * len(parts)
+        self._matches += [
+            photo.match(record.input_url) if photo else None for _, record, photo in parts
+        ]
+        self._edit_types.update([record.edit_type for _, record, _ in parts])
+        self._input_sources.update(batch.column("input_source").to_pylist())
 
     def ledger(self, task: ShardTask, rows: int, size_bytes: int, sha256: str) -> ShardLedger:
         return ShardLedger(
@@ -220,7 +277,8 @@ class _Account:
             written=stretches(self._written),
             missing_lines=stretches(self._without_row),
             missing=self._missing,
-            ways=[[way, len(list(run))] for way, run in groupby(self._ways)],
+            ways=_runs(self._ways),
+            matches=_runs(self._matches),
             edit_types=_listed(self._edit_types),
             input_sources=_listed(self._input_sources),
             marks=self._marks,
@@ -234,6 +292,11 @@ def _marks(one: Fetched, photo: Photo | None) -> list[str]:
     if photo is not None and one.way == "flickr":
         marks.append(photo.mark_of_original(one.data))
     return [mark for mark in marks if mark is not None]
+
+
+def _runs(values: Sequence[str | None]) -> list[list[Any]]:
+    """Values in order, equal ones that follow each other as one: [value, how many]."""
+    return [[value, len(list(run))] for value, run in groupby(values)]
 
 
 def _listed(counts: Counter[str | None]) -> list[list[Any]]:

@@ -85,7 +85,7 @@ def _config_faults(
             continue
         account.written += sum(1 for _ in numbers_of(made.written))
         account.missing += sum(1 for _ in numbers_of(made.missing_lines))
-        yield from _shard_faults(store, ledger, shard, made)
+        yield from _shard_faults(store, ledger, shard, made, plan["settings"]["images"])
         if decode and store.size_bytes(ledger.parquet_name(shard["name"])) is not None:
             yield from _image_faults(store, ledger, shard["name"], plan)
 
@@ -115,7 +115,7 @@ def _line_faults(config: str, plan: dict[str, Any], account: Accounts) -> Iterat
 
 
 def _shard_faults(
-    store: Store, ledger: Ledger, shard: dict[str, Any], made: ShardLedger
+    store: Store, ledger: Ledger, shard: dict[str, Any], made: ShardLedger, images: str
 ) -> Iterator[str]:
     name = ledger.parquet_name(shard["name"])
     if made.digest != shard["digest"]:
@@ -136,13 +136,16 @@ def _shard_faults(
         yield f"{name}: line {_few(sorted(unexplained))} is missing without a reason"
     if made.rows != sum(1 for _ in numbers_of(made.written)):
         yield f"{name}: its ledger counts {made.rows} rows, but lists other lines as written"
+    for what in ("ways", "matches"):
+        if (told := sum(count for _, count in getattr(made, what))) != made.rows:
+            yield f"{name}: its ledger counts {made.rows} rows, but tells the {what} of {told}"
     if store.size_bytes(name) is None:
         yield f"{name}: the file is missing; run convert again to have it made"
         return
-    yield from _file_faults(store, name, made, ledger.config)
+    yield from _file_faults(store, name, made, arrow_schema(ledger.config, images=images))
 
 
-def _file_faults(store: Store, name: str, made: ShardLedger, config: str) -> Iterator[str]:
+def _file_faults(store: Store, name: str, made: ShardLedger, expected: pa.Schema) -> Iterator[str]:
     digest = hashlib.sha256()
     size = 0
     try:
@@ -166,21 +169,26 @@ def _file_faults(store: Store, name: str, made: ShardLedger, config: str) -> Ite
         return
     if rows != made.rows:
         yield f"{name}: has {rows} rows, but its ledger says {made.rows}"
-    if not any(schema.equals(arrow_schema(config, images=i)) for i in ("bytes", "none")):
-        yield f"{name}: its columns are not those of {config}"
+    if not schema.equals(expected):
+        yield f"{name}: its columns are not those of {name.partition('/')[0]}"
 
 
 def _image_faults(store: Store, ledger: Ledger, shard: str, plan: dict[str, Any]) -> Iterator[str]:
-    """Decode every picture, and hold it against its sha256, width and height columns."""
+    """Decode every picture, and hold it against its sha256, width and height columns.
+
+    Where pictures are addresses, none is fetched: they must be addresses, and nothing else.
+    """
     name = ledger.parquet_name(shard)
     images = plan["settings"]["images"]
+    most = plan["settings"].get("max_pixels", 0)
     try:
         with store.open(name) as file:
             parquet = pq.ParquetFile(file)
             for group in range(parquet.num_row_groups):
                 for row in parquet.read_row_group(group).to_pylist():
                     for image, stated in _images(row, ledger.config, images):
-                        fault = _image_fault(image, stated, plan["settings"]["max_pixels"])
+                        is_link = images == "url"
+                        fault = _link_fault(image) if is_link else _image_fault(image, stated, most)
                         if fault:
                             yield f"{name}: {row['id']}: {fault}"
     except (pa.ArrowException, OutputError, OSError, KeyError) as error:
@@ -200,6 +208,15 @@ def _images(
             yield from zip(row[column.name], zip(*stated, strict=True), strict=True)
         else:
             yield row[column.name], (stated[0], stated[1], stated[2])
+
+
+def _link_fault(image: dict[str, Any] | None) -> str | None:
+    """A path that is no URL would name a file of whoever reads it."""
+    if image is None:
+        return None
+    if image["bytes"] is None and str(image["path"]).startswith(("http://", "https://")):
+        return None
+    return f"an image must be an http(s) address alone, but its path is {image['path']!r}"
 
 
 def _image_fault(

@@ -15,18 +15,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, cast
 from urllib.request import getproxies
 
-import aiohttp
 import fsspec
 import fsspec.asyn
 from filelock import FileLock
 from fsspec.implementations.local import LocalFileSystem
 
 from pico_banana.errors import ReleaseError, bare_text, bare_url
-from pico_banana.guard import AddressGuard, GuardedConnector
+from pico_banana.guard import AddressGuard
 from pico_banana.hosts import Host
 from pico_banana.missing import AskError
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # aiohttp takes long to import, and what lies in a folder needs none
+    import aiohttp
     from typing_extensions import Self
 
 __all__ = ["Fetching", "RemoteFile", "cache_folder", "kept", "local_name", "made_once", "replacing"]
@@ -36,7 +36,7 @@ _BLOCK_BYTES = 1024 * 1024
 # What is asked of an object store at once, and lost where that breaks off.
 _PART_BYTES = 8 * 1024 * 1024
 # By default aiohttp ends a request after 5 minutes, so that 600 MB would need 2 MB/s.
-_PATIENCE = aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=60)
+_SILENCE_S = 60.0
 _PART, _NOTHING_LEFT, _ABSENT = 206, 416, (404, 410)  # what http servers answer
 _CONTENT_RANGE = re.compile(r"bytes (?:([0-9]+)-[0-9]+|\*)/(?:([0-9]+)|\*)")
 
@@ -212,10 +212,9 @@ def _client_of(host: Host) -> Callable[..., Any]:
     """What makes a client that asks this host, and what it leads to on the public internet."""
     guard = AddressGuard(("*",), (host,))
 
-    async def get_client(**given: Any) -> aiohttp.ClientSession:
-        return aiohttp.ClientSession(connector=GuardedConnector(guard), **given)
+    from pico_banana.connections import client  # noqa: PLC0415  (see above)
 
-    return get_client
+    return functools.partial(client, guard)
 
 
 @dataclass(frozen=True)
@@ -436,6 +435,8 @@ class RemoteFile:
         One answer is of one version. It is written where it comes in: aiohttp forgets what came
         before a connection broke and was not read by then.
         """
+        import aiohttp  # noqa: PLC0415  (see above)
+
         file_system, url = self._file_system()
         asked = {"Accept-Encoding": "identity"}
         if position:
@@ -443,7 +444,8 @@ class RemoteFile:
 
         async def stream() -> bool:
             session = await file_system.set_session()
-            get = session.get(file_system.encode_url(url), headers=asked, timeout=_PATIENCE)
+            patience = aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=_SILENCE_S)
+            get = session.get(file_system.encode_url(url), headers=asked, timeout=patience)
             async with get as answer:
                 partial.begin(*_extent(answer, position, state))
                 if answer.status != _NOTHING_LEFT:

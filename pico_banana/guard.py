@@ -4,14 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import fnmatch
-import socket
 import urllib.request
 from collections.abc import Iterator, Sequence
-from typing import Any
 from urllib.parse import urlsplit
-
-import aiohttp
-from aiohttp.abc import AbstractResolver, ResolveResult
 
 from pico_banana.errors import bare_url
 from pico_banana.hosts import Host, is_private
@@ -19,8 +14,6 @@ from pico_banana.missing import AskError, MissingReason
 
 __all__ = [
     "AddressGuard",
-    "GuardedConnector",
-    "GuardedResolver",
     "PrivateAddressError",
 ]
 
@@ -101,41 +94,3 @@ def _proxies() -> Iterator[tuple[str, int]]:
 
 class PrivateAddressError(OSError):
     """A host name resolved to a private address only."""
-
-
-class GuardedResolver(AbstractResolver):
-    """Resolves names as ever, and leaves out the addresses that the guard does not admit."""
-
-    def __init__(self, guard: AddressGuard) -> None:
-        self._guard, self._resolver = guard, aiohttp.ThreadedResolver()
-
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
-    ) -> list[ResolveResult]:
-        """Return a name's addresses; `PrivateAddressError` where none is admitted."""
-        found = await self._resolver.resolve(host, port, family)
-        admitted = [entry for entry in found if self._guard.admits(host, port, entry["host"])]
-        if found and not admitted:
-            raise PrivateAddressError(f"{host} resolves to a private address")
-        return admitted
-
-    async def close(self) -> None:
-        """Let go of the resolver."""
-        await self._resolver.close()
-
-
-class GuardedConnector(aiohttp.TCPConnector):
-    """Connects to what the guard allows, after each redirect that a client follows by itself.
-
-    It keeps no connection open behind an answer. A forked child that closes its copy of one takes
-    it out of the epoll which both share, and the parent's next request on it would wait for ever.
-    """
-
-    def __init__(self, guard: AddressGuard) -> None:
-        super().__init__(resolver=GuardedResolver(guard), force_close=True)
-        self._guard = guard
-
-    async def connect(self, req: aiohttp.ClientRequest, *args: Any, **given: Any) -> Any:
-        """Return a connection for a request; `AskError` for an address that may not be asked."""
-        self._guard.check(str(req.url))
-        return await super().connect(req, *args, **given)

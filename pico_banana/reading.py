@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from pico_banana.cache import Fetching, RemoteFile
 from pico_banana.errors import MissingImageError
-from pico_banana.examples import Example, image_refs, make_example
+from pico_banana.examples import Example, image_refs, linked, make_example
 from pico_banana.fetch import Fetcher
 from pico_banana.open_images import Index, Photo, index_path, mapped_index
 from pico_banana.records import BadRecord, Record
@@ -25,7 +25,7 @@ from pico_banana.release import Release, state_of
 from pico_banana.schema import category_of
 from pico_banana.selection import Selection
 from pico_banana.settings import Settings
-from pico_banana.sources import ImageRef, Sources
+from pico_banana.sources import ImageRef, Links, Sources
 from pico_banana.tars import Tars
 
 __all__ = ["RANGES", "Counted", "Range", "Reader"]
@@ -135,8 +135,8 @@ class Reader:
     ) -> Iterator[tuple[int, dict[str, Any]]]:
         """Yield key and row of each example of a split, in the order of the file.
 
-        Images of the records ahead are fetched meanwhile. The key is the offset of the record's
-        line in bytes, and unique.
+        Images of the records ahead are fetched meanwhile; none where `images` is url or none. The
+        key is the offset of the record's line in bytes, and unique.
 
         Args:
             ranges: which ranges to read.
@@ -148,12 +148,15 @@ class Reader:
         Raises:
             MissingImageError: see `strict`, and `on_missing="fail"`.
         """
+        if self.settings.images != "bytes":
+            yield from self._linked(ranges, split)
+            return
         sources, selection = Sources(self.settings), Selection.of(self.settings)
         begun: deque[Picked] = deque()
         tars = Tars(self.settings)
 
         def batches() -> Iterator[list[list[ImageRef]]]:
-            for reading in ranges:
+            for reading in _merged(ranges):
                 for chunk in _chunks(self._picked(reading)):
                     mine = [picked for picked in chunk if selection.split(picked.record) == split]
                     known = [one.photo.image_id for one in mine if one.photo is not None]
@@ -171,6 +174,18 @@ class Reader:
             if example.row is not None:
                 assert record.line is not None
                 yield record.line.offset, example.row
+
+    def _linked(self, ranges: Sequence[Range], split: str) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Key and row of each example, without any image's bytes."""
+        links, selection = Links(self.settings), Selection.of(self.settings)
+        picked = itertools.chain.from_iterable(map(self._picked, ranges))
+        mine = (one for one in picked if selection.split(one.record) == split)
+        for chunk in _chunks(mine):
+            records, photos = zip(*chunk, strict=True)
+            rows = linked(self.config, records, photos, links).to_pylist()
+            for record, row in zip(records, rows, strict=True):
+                assert record.line is not None
+                yield record.line.offset, row
 
     def _picked(self, reading: Range) -> Iterator[Picked]:
         """The selected records of a range; `ranges` has seen to offset and limit."""
@@ -213,6 +228,17 @@ class Reader:
                 yield record
         if bad > _TOLD_BAD:
             _log.warning("left out: %d bad lines more in this range", bad - _TOLD_BAD)
+
+
+def _merged(ranges: Sequence[Range]) -> list[Range]:
+    """Ranges that follow each other as one: each costs some round trips to begin with."""
+    found: list[Range] = []
+    for reading in ranges:
+        if found and found[-1].end == reading.start:
+            found[-1] = Range(found[-1].start, reading.end)
+        else:
+            found.append(reading)
+    return found
 
 
 def _image_id(photo: Photo | None) -> str | None:

@@ -26,6 +26,7 @@ __all__ = [
     "Line",
     "Record",
     "line_at",
+    "line_of",
     "parse_line",
     "photo_of",
     "published_url",
@@ -134,7 +135,7 @@ def photo_of(url: str) -> str:
 
 def published_url(path: str) -> str:
     """Return the published address of a path of the release; paths are names, not encoded URLs."""
-    return PUBLISHED_BASE + quote(path)
+    return PUBLISHED_BASE + (path if _COMMON_PATH.fullmatch(path) else quote(path))
 
 
 class _BadLineError(Exception):
@@ -306,9 +307,29 @@ def _id(path: str) -> str:
     return (stem if dot and "/" not in extension else path).removeprefix("images/")
 
 
+def _usual(fields: dict[str, Any], line: Line, odd: tuple[str, ...]) -> Record | None:
+    """An sft record as nearly all are, None for any other: a plan makes 257,730 of them."""
+    url, edited, text = map(fields.get, ("open_image_input_url", "output_image", "text"))
+    short_prompt, edit_type = fields.get("summarized_text"), fields.get("edit_type")
+    if (
+        isinstance(url, str)
+        and isinstance(edited, str)
+        and isinstance(text, str)
+        and (short_prompt is None or isinstance(short_prompt, str))
+        and (edit_type is None or isinstance(edit_type, str))
+        and _COMMON_PATH.fullmatch(edited)
+        and _COMMON_URL.fullmatch(url)
+        and "/." not in url
+    ):
+        return Record(_id(edited), url, (text,), (edited,), short_prompt, (), edit_type, odd, line)
+    return None
+
+
 def _single_turn(
     fields: dict[str, Any], line: Line, odd: tuple[str, ...], resolve: Resolve, preference: bool
 ) -> Record:
+    if not preference and (usual := _usual(fields, line, odd)):
+        return usual
     edited = _path(_text(fields, "output_image"), "output_image", resolve)
     rejected: tuple[str, ...] = ()
     if preference:
@@ -394,33 +415,36 @@ def split_lines(
     pending: list[bytes] = []
     pending_bytes = 0
     while block := read(_BLOCK_BYTES):
-        position = 0
-        while (newline := block.find(b"\n", position)) >= 0:
-            size = pending_bytes + newline - position
+        *ended, rest = block.split(b"\n")
+        for part in ended:
+            size = pending_bytes + len(part)
             if not skipping:
-                pending.append(block[position:newline])
+                pending.append(part)
                 yield _line(offset, pending, size, number)
                 number = None if number is None else number + 1
             skipping, pending, pending_bytes = False, [], 0
             offset += size + 1
-            position = newline + 1
             if end is not None and offset >= end:
                 return
-        pending_bytes += len(block) - position
+        pending_bytes += len(rest)
         if not skipping and pending_bytes <= MAX_LINE_BYTES:
-            pending.append(block[position:])
+            pending.append(rest)
         elif end is not None and offset + pending_bytes >= end:
             break  # no other line begins in the range: the end of a huge one is nobody's to read
     if pending_bytes and not skipping:
         yield _line(offset, pending, pending_bytes, number)
 
 
+def line_of(offset: int, body: bytes, number: int) -> Line:
+    """Return the line that begins at this offset and has these bytes, a carriage return maybe."""
+    return _line(offset, [body], len(body), number)
+
+
 def line_at(file: BinaryIO, offset: int, number: int) -> Line:
     """Return again a line that `split_lines` has found at this offset of a seekable file."""
     file.seek(offset)
     raw = file.readline(MAX_LINE_BYTES + 2)
-    body = raw.removesuffix(b"\n")
-    return _line(offset, [body], len(body), number)
+    return line_of(offset, raw.removesuffix(b"\n"), number)
 
 
 _BOM = b"\xef\xbb\xbf"

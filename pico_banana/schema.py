@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 __all__ = [
+    "ATTRIBUTION_FIELDS",
     "CONFIGS",
     "EDIT_CATEGORIES",
     "EDIT_TYPES",
@@ -35,6 +36,7 @@ CONFIGS = ("sft", "preference", "multi_turn")
 Kind = Literal["string", "strings", "int32", "int32s", "image", "images", "attribution"]
 
 ATTRIBUTION_FIELDS = ("author", "author_url", "title", "license", "landing_url")
+"""The fields of the `attribution` column's struct."""
 
 
 @dataclass(frozen=True)

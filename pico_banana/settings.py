@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fnmatch
 import functools
 import os
 from collections.abc import Iterable, Mapping
 from importlib import resources
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
+from urllib.parse import urlsplit
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -19,7 +21,9 @@ from pico_banana.schema import CONFIGS, EDIT_CATEGORIES, EDIT_TYPES, slug_of
 
 __all__ = [
     "BUCKET",
+    "FLICKR_HOSTS",
     "METADATA_CSV",
+    "Asked",
     "ConfigSpec",
     "FetchPolicy",
     "HostBudget",
@@ -27,10 +31,14 @@ __all__ = [
     "build_settings",
     "config_spec",
     "read_settings_file",
+    "where_asked",
 ]
 
 BUCKET = "https://open-images-dataset.s3.amazonaws.com/train/"
 """Open Images' public bucket, one `<ImageID>.jpg` a photo. [cvdfoundation/open-images-dataset]"""
+
+FLICKR_HOSTS = "*.staticflickr.com"
+"""The hosts that a record's input URL may reach by itself."""
 
 METADATA_CSV = (
     "https://storage.googleapis.com/openimages/2018_04/train/train-images-boxable-with-rotation.csv"
@@ -159,6 +167,31 @@ def _no_ids(value: Any) -> tuple[str, ...] | None:
     return None if value is None else _ids(value) or None
 
 
+class Asked(NamedTuple):
+    """Where a URL is really asked, and the part of that which the user gave, up to any {host}."""
+
+    address: str
+    own: str
+
+
+def where_asked(url: str, mirrors: Mapping[str, str]) -> Asked:
+    """Return where a URL is really asked: at the first mirror whose host glob matches, or itself.
+
+    A place that is no http(s) URL stays itself.
+    """
+    if not mirrors or not url.startswith(("http://", "https://")):
+        return Asked(url, url)
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    for glob, base in mirrors.items():
+        if fnmatch.fnmatchcase(host, glob.lower()):
+            query = f"?{parts.query}" if parts.query else ""
+            address = base.replace("{host}", host).rstrip("/") + parts.path + query
+            own, is_open, _ = base.partition("{host}")
+            return Asked(address, own[: own.rfind("/") + 1] if is_open else base)
+    return Asked(url, url)
+
+
 Source = Literal["folder", "tar", "bucket", "flickr"]
 
 
@@ -218,7 +251,9 @@ class Settings(_Frozen):
         "keeps it, fail stops.",
     )
     images: Literal["bytes", "url", "none"] = Field(
-        "bytes", description="Image columns with bytes, with addresses only, or no image columns."
+        "bytes",
+        description="Image columns with bytes, with addresses only (url), or none at all; but for "
+        "bytes no image is fetched.",
     )
     mirrors: Mirrors = Field(
         {}, description="GLOB=BASE: another base URL for hosts; it may hold {host}."
@@ -370,4 +405,38 @@ def _checked(settings: AnySettings) -> AnySettings:
             "leaves flickr as the only source: without ImageIDs no other can be asked; "
             "say input_sources=flickr with it",
         )
+    if settings.images == "url":
+        _check_links(settings)
     return settings
+
+
+# Hosts of each of Flickr's spellings: a mirror of any of them is one of photos.
+_SOME_OF_FLICKR = ("farm1", "farm5", "c1", "c5", "live")
+
+
+def _check_links(settings: Settings) -> None:
+    """Refuse a link edition whose links would be nothing that its readers can ask for."""
+    asked = [("cdn", settings.cdn)]
+    if set(settings.sources) != {"flickr"}:
+        asked.append(("Open Images' bucket", BUCKET))
+    if "flickr" in settings.sources:
+        hosts = [FLICKR_HOSTS.replace("*", name) for name in _SOME_OF_FLICKR]
+        asked += [("Flickr", f"https://{host}/") for host in hosts]
+    for what, url in asked:
+        address = where_asked(url, settings.mirrors).address
+        # Readers of links take "::" for one file system behind another.
+        if address.startswith(("http://", "https://")) and "::" not in address:
+            continue
+        name = "cdn" if address == url else "mirrors"
+        way_out = (
+            "; give the http(s) URL of the release, or leave images=url out: bytes can be read "
+            "from any place"
+            if name == "cdn"
+            else f" for {what}; leave that mirror or images=url out"
+        )
+        raise SettingError(
+            name,
+            bare_url(address),
+            'must be an http(s) URL without "::" where images is url',
+            way_out,
+        )

@@ -5,19 +5,17 @@ from __future__ import annotations
 import fnmatch
 import os
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import quote, urlsplit
 
+from pico_banana.guard import AddressGuard
 from pico_banana.hosts import Host
-from pico_banana.missing import MissingReason
+from pico_banana.missing import AskError, MissingReason
 from pico_banana.open_images import Photo, is_image_id
 from pico_banana.records import PUBLISHED_BASE, Record, published_url
-from pico_banana.settings import BUCKET, Settings
+from pico_banana.settings import BUCKET, FLICKR_HOSTS, Settings, where_asked
 
-__all__ = ["FLICKR_HOSTS", "ImageRef", "Place", "Sources", "join", "mirrored"]
-
-FLICKR_HOSTS = "*.staticflickr.com"
-"""The hosts that a record's input URL may reach by itself."""
+__all__ = ["FLICKR_HOSTS", "ImageRef", "Links", "Place", "Sources", "join", "mirrored"]
 
 
 class Place(NamedTuple):
@@ -53,22 +51,7 @@ class ImageRef(NamedTuple):
 
 def mirrored(url: str, mirrors: Mapping[str, str]) -> str:
     """Return where a URL is really asked: the first mirror whose host glob matches, or itself."""
-    return _mirrored(url, mirrors)[0]
-
-
-def _mirrored(url: str, mirrors: Mapping[str, str]) -> tuple[str, str]:
-    """Where a URL is really asked, and the part of that which the user gave, up to any {host}."""
-    if not mirrors or not url.startswith(("http://", "https://")):
-        return url, url
-    parts = urlsplit(url)
-    host = parts.hostname or ""
-    for glob, base in mirrors.items():
-        if fnmatch.fnmatchcase(host, glob.lower()):
-            query = f"?{parts.query}" if parts.query else ""
-            address = base.replace("{host}", host).rstrip("/") + parts.path + query
-            own, is_open, _ = base.partition("{host}")
-            return address, own[: own.rfind("/") + 1] if is_open else base
-    return url, url
+    return where_asked(url, mirrors).address
 
 
 def join(base: str, path: str) -> str:
@@ -110,7 +93,7 @@ class Sources:
         absent = MissingReason.NOT_LISTED
         for source in self._settings.sources:
             if source == "flickr":
-                place = self._flickr(record.input_url)
+                place = self.flickr(record.input_url)
                 absent = MissingReason.FORBIDDEN_ADDRESS if place is None else absent
                 places += [place] if place else []
             elif photo is not None and is_image_id(photo.image_id):
@@ -129,11 +112,11 @@ class Sources:
             for name in (f"train_{image_id[0]}", "train", "")
         ]
 
-    def _flickr(self, url: str) -> Place | None:
-        """The place of a Flickr original, None where its host may not be asked."""
+    def flickr(self, url: str) -> Place | None:
+        """Return the place of a Flickr original, None where its host may not be asked."""
         scheme, mark, rest = url.partition("://")
         url = f"{scheme.lower()}{mark}{rest}"
-        address, own = _mirrored(url, self._settings.mirrors)
+        address, own = where_asked(url, self._settings.mirrors)
         is_mirror = address != url
         if is_mirror or fnmatch.fnmatchcase(urlsplit(url).hostname or "", FLICKR_HOSTS):
             return Place("flickr", address, (own,) if is_mirror else ())
@@ -160,3 +143,74 @@ class Sources:
         return tuple(
             [host._replace(name=host.name.replace("host.invalid", glob)) for host, glob in hosts]
         )
+
+
+class Links:
+    """The addresses that a row's images have where no bytes are fetched; pure, no I/O.
+
+    With `images="none"` there are none. An address is an http(s) URL of a host that may be asked,
+    never a path: whoever reads it would else open a file of his own.
+
+    Attributes:
+        images: url or none.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.images, self._settings = settings.images, settings
+        self._kinds = tuple(
+            dict.fromkeys(
+                "flickr" if source == "flickr" else "bucket" for source in settings.sources
+            )
+        )
+        self._sources = Sources(settings)
+        self._guard = AddressGuard(self._sources.allowed_hosts(), self._sources.named_hosts())
+        self._cdn = mirrored(settings.cdn, settings.mirrors)
+        self._last: tuple[Photo | None, str] = (None, "")
+
+    def addresses(self) -> dict[str, Any]:
+        """Return what, besides records and photos, decides the addresses; no secret is in it."""
+        if self.images != "url":
+            return {}
+        found: dict[str, Any] = {"cdn": self._cdn, "input_sources": list(self._kinds)}
+        if "bucket" in self._kinds:
+            found["bucket"] = mirrored(BUCKET, self._settings.mirrors)
+        if "flickr" in self._kinds:
+            found["mirrors"] = [list(pair) for pair in self._settings.mirrors.items()]
+        return found
+
+    def input(self, record: Record, photo: Photo | None) -> tuple[str | None, str | None]:
+        """Return the address of a record's input image and its `input_source`, or two None."""
+        if self.images == "url":
+            if photo is not None and photo is self._last[0]:  # several edits share a photo
+                return self._last[1], "open_images"
+            for kind in self._kinds:
+                if kind == "flickr":
+                    place = self._sources.flickr(record.input_url)
+                    if place is not None and self._may_ask(place.address):
+                        return place.address, "flickr"
+                elif photo is not None and is_image_id(photo.image_id):
+                    (place,) = self._sources.photo("bucket", photo.image_id)
+                    self._last = (photo if kind == self._kinds[0] else None, place.address)
+                    return self._last[1], "open_images"
+        return None, None
+
+    def edited(self, path: str, url: str) -> str | None:
+        """Return the address of an edited image, None where nobody knows where it lies.
+
+        Args:
+            path: below the release's base.
+            url: its published address, whose quoting serves here too.
+        """
+        if self.images != "url" or not path.startswith("images/"):
+            return None
+        return f"{self._cdn}/{url[len(PUBLISHED_BASE) :]}"
+
+    def _may_ask(self, address: str) -> bool:
+        """Whether a photo's own address may be passed on to readers of links."""
+        if "::" in address:  # they take it for one file system behind another
+            return False
+        try:
+            self._guard.check(address)
+        except AskError:
+            return False
+        return True

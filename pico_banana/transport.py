@@ -19,9 +19,10 @@ from yarl import URL
 
 from pico_banana import __version__
 from pico_banana.budgets import Budgets, host_of
+from pico_banana.connections import GuardedResolver
 from pico_banana.errors import ReleaseError, WorkError, bare_text, bare_url
 from pico_banana.files import find_file
-from pico_banana.guard import AddressGuard, GuardedResolver, PrivateAddressError
+from pico_banana.guard import AddressGuard, PrivateAddressError
 from pico_banana.missing import AskError, MissingReason
 from pico_banana.pace import Answer, Lease, Outcome
 from pico_banana.packed import DamageError

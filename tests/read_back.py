@@ -1,10 +1,13 @@
-"""Reads an output folder with plain `datasets`, where nothing of this project is installed.
+"""Reads output folders with plain `datasets`, where nothing of this project is installed.
 
     python -I tests/read_back.py OUT EXPECTED.json
 
 `make versions` runs it on each version of `datasets` that constraints/ names. EXPECTED.json holds
 `{"configs": {config: {split: [row, …]}}}`; a row's image is `{"path": …, "sha256": …}` or null.
-Needs only the standard library, `datasets` and pillow. Exits with a message at the first fault.
+Beside OUT lies a link edition, links/, which is loaded by the name of its folder, its images served
+by tests/fake_cdn.py; there an image is `{"path": URL, "file": …}`, a file below links/served.
+Needs only the standard library, `datasets`, pillow, aiohttp and requests. Exits with a message at
+the first fault.
 """
 
 import hashlib
@@ -12,6 +15,7 @@ import importlib.util
 import json
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 
@@ -22,7 +26,9 @@ os.environ["HF_MODULES_CACHE"] = os.path.join(os.environ["HF_HOME"], "modules")
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import datasets
+from PIL import Image, ImageOps
 
+SERVER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "fake_cdn.py")
 OURS = ("pico_banana_400k", "pico_banana", "convert", "configs")
 
 
@@ -48,6 +54,71 @@ def main(out: str, expected_path: str) -> None:
         f"datasets {datasets.__version__}: {rows} rows of {len(configs)} configs read back, "
         "map-style and streaming, all equal"
     )
+    links = os.path.join(os.path.dirname(os.path.abspath(out)), "links")
+    with subprocess.Popen(
+        [sys.executable, "-I", SERVER, "--mount", f"/={os.path.join(links, 'served')}"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as server:
+        # Links name a host that is nowhere; what answers for it has another port at each run.
+        os.environ |= {"http_proxy": server.stdout.readline().strip(), "no_proxy": ""}
+        read_links(links)
+        server.stdin.close()
+
+
+def read_links(folder: str) -> None:
+    """Load the link edition from its parent folder, and compare every row and every pixel."""
+    os.chdir(folder)
+    with open("expected.json", encoding="utf-8") as file:
+        configs = json.load(file)["configs"]
+    rows = 0
+    for config, splits in configs.items():
+        for split, expected in splits.items():
+            rows += len(expected)
+            for streaming in (False, True):
+                where = f"links, {config}, {split}, {'streaming' if streaming else 'map-style'}"
+                ds = datasets.load_dataset(
+                    "pico_banana_400k", config, split=split, streaming=streaming
+                )
+                compare_links(undecoded(ds), expected, where)
+                compare_pixels(ds, expected, f"{where}, decoded")
+    print(  # noqa: T201
+        f"datasets {datasets.__version__}: {rows} rows of links by name, map-style and streaming, "
+        "all pixels equal"
+    )
+
+
+def compare_links(ds, expected, where) -> None:
+    """Compare every column of every row; an image is an address and has no bytes."""
+    images = image_columns(ds)
+    for row, want, place in pairs(ds, expected, where):
+        same(sorted(want), sorted(row), f"{place}: columns")
+        for column, value in row.items():
+            wanted = want[column]
+            if column in images:
+                wanted = each(wanted, lambda image: {"bytes": None, "path": image["path"]})
+            same(wanted, value, f"{place}: {column}")
+
+
+def compare_pixels(ds, expected, where) -> None:
+    """Compare every picture that a link leads to with the published one."""
+    images = image_columns(ds)
+    for row, want, place in pairs(ds, expected, where):
+        for column in images:
+            wanted = each(want[column], lambda image: pixels(published(image["file"])))
+            same(wanted, each(row[column], pixels), f"{place}: pixels of {column}")
+
+
+def published(file):
+    """Return a published picture as `datasets` decodes it."""
+    with Image.open(os.path.join("served", file)) as image:
+        return ImageOps.exif_transpose(image)
+
+
+def pixels(image) -> tuple:
+    """Return a picture's size and the digest of its pixels."""
+    return image.size, hashlib.sha256(image.convert("RGB").tobytes()).hexdigest()
 
 
 def undecoded(ds):

@@ -575,7 +575,7 @@ BAD_INPUT: list[tuple[list[str], list[str]]] = [
     (["sft", "--cdn", "http://127.0.0.1:9/x"], ["http://127.0.0.1:9/x/jsonl/sft.jsonl", "network"]),
     (["sft", "--cdn", "/"], ["jsonl/sft.jsonl", "is not there"]),
     (["sft", "--settings", "/no/such.yaml"], ["/no/such.yaml"]),
-    (["sft", "--images", "url"], ["images must be bytes"]),
+    (["sft", "--images", "url"], ["cdn must be an http(s) URL"]),
 ]
 
 

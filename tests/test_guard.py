@@ -5,7 +5,8 @@ import socket
 
 import pytest
 
-from pico_banana.guard import AddressGuard, GuardedResolver, PrivateAddressError
+from pico_banana.connections import GuardedResolver
+from pico_banana.guard import AddressGuard, PrivateAddressError
 from pico_banana.hosts import Host, is_private
 from pico_banana.missing import AskError, MissingReason
 from pico_banana.settings import Settings, build_settings

@@ -292,7 +292,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"edit_types": ["zom-in"]}, "did you mean 'zoom-in'"),
     ({"on_missing": "skp"}, "did you mean 'skip'"),
     ({"limit": 0}, "limit must be greater than or equal to 1"),
-    ({"images": "url"}, "images must be bytes"),
+    ({"images": "urls"}, "images must be one of"),
     ({"input_sources": ["tar"]}, "needs `open_images`"),
 ]
 

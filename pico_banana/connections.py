@@ -1,0 +1,56 @@
+"""Let aiohttp connect to what the guard allows, and to nothing else."""
+
+from __future__ import annotations
+
+import socket
+from typing import Any
+
+import aiohttp
+from aiohttp.abc import AbstractResolver, ResolveResult
+
+from pico_banana.guard import AddressGuard, PrivateAddressError
+
+__all__ = ["GuardedConnector", "GuardedResolver", "client"]
+
+
+class GuardedResolver(AbstractResolver):
+    """Resolves names as ever, and leaves out the addresses that the guard does not admit."""
+
+    def __init__(self, guard: AddressGuard) -> None:
+        self._guard, self._resolver = guard, aiohttp.ThreadedResolver()
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        """Return a name's addresses; `PrivateAddressError` where none is admitted."""
+        found = await self._resolver.resolve(host, port, family)
+        admitted = [entry for entry in found if self._guard.admits(host, port, entry["host"])]
+        if found and not admitted:
+            raise PrivateAddressError(f"{host} resolves to a private address")
+        return admitted
+
+    async def close(self) -> None:
+        """Let go of the resolver."""
+        await self._resolver.close()
+
+
+class GuardedConnector(aiohttp.TCPConnector):
+    """Connects to what the guard allows, after each redirect that a client follows by itself.
+
+    It keeps no connection open behind an answer. A forked child that closes its copy of one takes
+    it out of the epoll which both share, and the parent's next request on it would wait for ever.
+    """
+
+    def __init__(self, guard: AddressGuard) -> None:
+        super().__init__(resolver=GuardedResolver(guard), force_close=True)
+        self._guard = guard
+
+    async def connect(self, req: aiohttp.ClientRequest, *args: Any, **given: Any) -> Any:
+        """Return a connection for a request; `AskError` for an address that may not be asked."""
+        self._guard.check(str(req.url))
+        return await super().connect(req, *args, **given)
+
+
+async def client(guard: AddressGuard, **given: Any) -> aiohttp.ClientSession:
+    """Return a client of what the guard allows, with these arguments."""
+    return aiohttp.ClientSession(connector=GuardedConnector(guard), **given)
