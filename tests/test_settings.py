@@ -163,7 +163,7 @@ def test_input_sources_keep_their_order(tmp_path):
 
 
 def test_sources_follow_open_images(tmp_path):
-    assert build(open_images=tmp_path).sources == ("folder", "bucket")
+    assert build(open_images=tmp_path).sources == ("folder", "tar", "bucket")
     assert build(open_images=tmp_path, input_sources="bucket").sources == ("bucket",)
 
 
