@@ -365,7 +365,8 @@ class Fetcher:
         finally:
             # After a fork, or a close, there is nothing here to be cancelled any more.
             if running.pid == os.getpid() and not running.loop.is_closed():
-                for wanted in window.wanted.values():
+                # The last ones first: else those that wait would begin as others make room.
+                for wanted in reversed(window.wanted.values()):
                     wanted.future.cancel()
                     running.loop.call_soon_threadsafe(wanted.ticket.give)
 
