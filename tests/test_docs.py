@@ -33,6 +33,7 @@ DOCUMENTS = {
         "docs/release-format.md",
         "docs/open-images.md",
         "docs/reliability.md",
+        "docs/streaming.md",
     )
 }
 COMMANDS = typer.main.get_command(app).commands
