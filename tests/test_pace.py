@@ -287,10 +287,11 @@ def test_a_host_that_is_down_is_given_up(server, caplog, is_leased):
 def test_a_host_that_comes_back_leaves_no_hole(server, caplog):
     server.fail("*", forever=fake_cdn.status(500))
     caplog.set_level(logging.WARNING, "pico_banana")
-    made = settings(server, retries=9, breaker_failures=5, breaker_pause_s=0.01)
+    made = settings(server, retries=9, breaker_failures=5, breaker_pause_s=0.01, breaker_pauses=12)
     with ThreadPoolExecutor(1) as pool:
         found = pool.submit(fetch_all, made)
-        server.wait_for_request(n=40)
+        # At least five until it is broken off, and then one after each pause.
+        server.wait_for_request(n=9)
         server.clear()
         assert set(reasons(found.result(60))) == {None}
     assert any("not asked for" in one for one in caplog.messages)
