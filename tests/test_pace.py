@@ -287,7 +287,7 @@ def test_a_host_that_is_down_is_given_up(server, caplog, is_leased):
 def test_a_host_that_comes_back_leaves_no_hole(server, caplog):
     server.fail("*", forever=fake_cdn.status(500))
     caplog.set_level(logging.WARNING, "pico_banana")
-    made = settings(server, retries=9, breaker_failures=5, breaker_pause_s=0.01, breaker_pauses=12)
+    made = settings(server, retries=9, breaker_failures=5, breaker_pause_s=0.001, breaker_pauses=14)
     with ThreadPoolExecutor(1) as pool:
         found = pool.submit(fetch_all, made)
         # Those that were under way when it was broken off, and then one after each pause.
