@@ -48,7 +48,7 @@ read-back-%: .venvs/datasets-%/reading.stamp
 
 # The newest version's are part of `make test`.
 loader-%: .venvs/loader-%/testing.stamp
-	@$(CACHES) .venvs/loader-$*/bin/python -m pytest -q -p no:cacheprovider tests/test_loader.py
+	@$(CACHES) .venvs/loader-$*/bin/python -m pytest -q -p no:cacheprovider tests/test_loader.py tests/test_streaming.py
 
 constraints: .venvs/uv/uv.stamp  ## choose the newest versions that fit together, and write constraints/
 	@set -e; for version in $(DATASETS); do \
