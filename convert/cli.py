@@ -121,8 +121,8 @@ def index(
     configs: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[CONFIG...]",
-            help="sft, preference, multi_turn or all: how many of their photos are listed.",
+            metavar="CONFIG...",
+            help="sft, preference, multi_turn or all: tell which of their photos are listed.",
         ),
     ] = None,
     *,
@@ -139,10 +139,11 @@ def index(
     arguments: dict[str, Any],
 ) -> None:
     """Make the index of Open Images' image list; tell how many photos of a config it knows."""
-    from .coverage import report_index, show_index  # noqa: PLC0415  (see below)
+    from .coverage import report_index, show_index  # noqa: PLC0415  (--help need not wait for Arrow)
     from .progress import Shown  # noqa: PLC0415
 
-    settings = _settings(arguments, settings_file)
+    # No source is asked here, so none may refuse the settings.
+    settings = _settings({**arguments, "input_sources": ["flickr"]}, settings_file)
     report = report_index(_configs(configs or []), settings, Shown(err), output)
     show_index(report, out)
 

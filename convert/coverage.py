@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import sys
@@ -47,7 +48,7 @@ class Coverage:
         exact: how many of these are listed.
         by_name: how many are listed with another spelling of their host.
         unmatched: how many are not listed.
-        examples: the first of these with the numbers of their lines; none of "all".
+        examples: the first of these, each with the number of its first line; none for "all".
         tars: distinct photos by the tar of Open Images that holds them (`train_0`, ...).
     """
 
@@ -85,12 +86,12 @@ class IndexReport:
 
 @dataclass
 class _Inputs:
-    """The records of a config, and the first line of each distinct input URL."""
+    """The records of a config, and its distinct input URLs with the numbers of their lines."""
 
     name: str
     records: int = 0
     bad: int = 0
-    lines: dict[str, int] = field(default_factory=dict)
+    lines: dict[str, int | None] = field(default_factory=dict)
 
 
 def report_index(
@@ -128,7 +129,8 @@ def report_index(
             inputs.append(_all_of(inputs))
         coverages = tuple(_coverage(one, index) for one in inputs)
         output_photos = 0
-        if temporary is not None:
+        if output is not None and temporary is not None:
+            _check_another(output, index.path)
             output_photos = _write(temporary, index, [*inputs[-1].lines] if inputs else None)
     return IndexReport(
         path=index.path,
@@ -165,7 +167,7 @@ def _reading(
             else:
                 inputs.records += 1
                 if record.input_url not in inputs.lines and record.line is not None:
-                    inputs.lines[record.input_url] = record.line.number or 0
+                    inputs.lines[record.input_url] = record.line.number
             if is_left.is_set():
                 break
         return inputs
@@ -186,7 +188,7 @@ def _reading(
 
 
 def _all_of(inputs: Sequence[_Inputs]) -> _Inputs:
-    lines = {url: 0 for one in inputs for url in one.lines}
+    lines = dict.fromkeys(url for one in inputs for url in one.lines)
     records, bad = sum(one.records for one in inputs), sum(one.bad for one in inputs)
     return _Inputs("all", records, bad, lines)
 
@@ -201,9 +203,8 @@ def _matches(urls: Sequence[str], index: Index) -> tuple[Rows, Flags]:
 
 def _coverage(inputs: _Inputs, index: Index) -> Coverage:
     rows, is_exact = _matches([*inputs.lines], index)
-    unmatched = np.flatnonzero(rows < 0).tolist()
-    lines = [*inputs.lines.items()] if unmatched else []
-    exact = int(is_exact.sum())
+    unmatched, exact = int((rows < 0).sum()), int(is_exact.sum())
+    first = itertools.islice(itertools.compress(inputs.lines.items(), rows < 0), _MOST_EXAMPLES)
     # A tar's name ends with the first digit of its photos' ImageIDs.
     image_ids = index.image_ids(_distinct(rows, index))
     tars = Counter([image_id[0] for image_id in image_ids if image_id and is_image_id(image_id)])
@@ -213,9 +214,9 @@ def _coverage(inputs: _Inputs, index: Index) -> Coverage:
         bad=inputs.bad,
         inputs=len(rows),
         exact=exact,
-        by_name=len(rows) - len(unmatched) - exact,
-        unmatched=len(unmatched),
-        examples=tuple(lines[place] for place in unmatched[:_MOST_EXAMPLES] if lines[place][1]),
+        by_name=len(rows) - unmatched - exact,
+        unmatched=unmatched,
+        examples=tuple((url, line) for url, line in first if line is not None),
         tars={f"train_{digit}": tars[digit] for digit in sorted(tars)},
     )
 
@@ -265,6 +266,14 @@ def _check_replaceable(path: str) -> None:
         f"--output {path} is there already and no index; give another --output, or move it away",
         path,
     )
+
+
+def _check_another(output: str, path: str) -> None:
+    """Refuse to replace the index itself, which may be the one that is kept for other runs."""
+    if os.path.realpath(output) == os.path.realpath(path):
+        raise OutputError(
+            f"--output must be another file than the index itself, but is {path}", path
+        )
 
 
 def _write(path: str, index: Index, urls: Sequence[str] | None) -> int:

@@ -13,7 +13,6 @@ import csv
 import itertools
 import os
 import re
-import struct
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -31,7 +30,7 @@ from pico_banana.records import photo_of
 
 __all__ = [
     "INDEX_VERSION",
-    "ROW_BITS",
+    "ROWS",
     "Flags",
     "Keys",
     "flags_of",
@@ -44,8 +43,8 @@ __all__ = [
 ]
 
 INDEX_VERSION = 3
-ROW_BITS = 24
-"""How many of a key's lowest bits hold a row: a section has fewer rows than they can count."""
+ROWS = np.uint64(2**24 - 1)
+"""The bits of a key that hold a row; a section has fewer rows than they can count."""
 
 _COLUMNS = {
     "OriginalURL": "url",
@@ -70,18 +69,17 @@ Keys = np.ndarray[Any, np.dtype[np.uint64]]
 Flags = np.ndarray[Any, np.dtype[np.bool_]]
 
 _NAME_BYTES = 16
-_MOST = 2**64 - 1
-_MIX = (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F)  # any odd numbers with bits all over
-_ONES, _TOPS = _MOST // 255, _MOST // 255 * 128
-_SLASHES, _QUOTE = _ONES * ord("/"), ord('"')
+_TAILS = np.array([[_NAME_BYTES], [8]])  # where a name's last words begin, counted from its end
+_MIX = np.array([[0x9E3779B97F4A7C15], [0xC2B2AE3D27D4EB4F]], np.uint64)  # odd, with bits all over
+_ONES = np.uint64(0x0101010101010101)
+_TOPS, _SLASHES = _ONES * np.uint64(128), _ONES * np.uint64(ord("/"))
 
 
 def _key(url: str) -> int:
     """The key of a photo: a checksum of its file name's last 16 bytes, and no row."""
     name = photo_of(url).encode()[-_NAME_BYTES:].rjust(_NAME_BYTES, b"\0")
-    first, second = struct.unpack("<QQ", name)
-    mixed: int = first * _MIX[0] + second * _MIX[1]
-    return (mixed & _MOST) >> ROW_BITS << ROW_BITS
+    words = np.frombuffer(name, "<u8")[:, None]
+    return int((words * _MIX).sum() & ~ROWS)
 
 
 def keys_of(urls: pa.StringArray) -> Keys:
@@ -91,32 +89,29 @@ def keys_of(urls: pa.StringArray) -> Keys:
     """
     count = len(urls)
     _, offsets, data = urls.buffers()
-    if not count or data is None or data.size < _NAME_BYTES:
+    if not count or data is None or data.size < 2 * _NAME_BYTES:
         return np.array([_key(url or "") for url in urls.to_pylist()], np.uint64)
     edges = np.frombuffer(offsets, np.int32)[urls.offset : urls.offset + count + 1].astype(np.int64)
     # The eight bytes that begin at each byte, as numbers.
     words = np.ndarray((data.size - 7,), "<u8", data, strides=(1,))
-    tails = [words[np.maximum(edges[1:] - back, 0)] for back in (_NAME_BYTES, 8)]
-    mixed = tails[0] * np.uint64(_MIX[0]) + tails[1] * np.uint64(_MIX[1])
-    keys: Keys = mixed >> np.uint64(ROW_BITS) << np.uint64(ROW_BITS)
+    tails = words[edges[1:] - _TAILS]
+    keys: Keys = (tails * _MIX).sum(axis=0) & ~ROWS
     # Nearly every name has more bytes. The others are odd: they get the slow way.
-    is_odd = (np.diff(edges) < _NAME_BYTES) | _holds_query(data, edges)
-    for tail in tails:
-        is_odd |= _holds_slash(tail)
+    is_odd = (np.diff(edges) < _NAME_BYTES) | _hold_slash(tails) | _hold_query(data, edges)
     for row in np.flatnonzero(is_odd):
         keys[row] = _key(urls[int(row)].as_py() or "")
     return keys
 
 
-def _holds_slash(words: Keys) -> Flags:
-    """Which numbers hold the byte of a slash."""
+def _hold_slash(words: np.ndarray[Any, Any]) -> Flags:
+    """Which columns of numbers hold the byte of a slash."""
     # Where 1 is taken away from every byte, a zero byte alone gets a highest bit that it had not.
-    other = words ^ np.uint64(_SLASHES)
-    holds: Flags = ((other - np.uint64(_ONES)) & ~other & np.uint64(_TOPS)) != 0
-    return holds
+    other = words ^ _SLASHES
+    found: Flags = ((other - _ONES) & ~other & _TOPS).any(axis=0)
+    return found
 
 
-def _holds_query(data: pa.Buffer, edges: np.ndarray[Any, Any]) -> Flags:
+def _hold_query(data: pa.Buffer, edges: np.ndarray[Any, Any]) -> Flags:
     """Which rows hold a `?` or `#`, behind which a slash is no path's."""
     first = int(edges[0])
     inside = np.frombuffer(data, np.uint8)[first : int(edges[-1])]
@@ -291,7 +286,7 @@ def _sections(fill: Callable[[memoryview], int], spare: list[bytearray]) -> Iter
     while got := fill(memoryview(buffer)[filled:]):
         marks = marks if len(marks) >= got else np.empty(got, np.bool_)
         text = np.frombuffer(buffer, np.uint8, got, filled)
-        quotes += int(np.count_nonzero(np.equal(text, _QUOTE, out=marks[:got])))
+        quotes += int(np.count_nonzero(np.equal(text, ord('"'), out=marks[:got])))
         end = _end_of_rows(buffer, filled, filled + got, is_quoted=quotes % 2 == 1)
         filled += got
         if end >= 0:

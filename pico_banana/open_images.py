@@ -23,7 +23,7 @@ from pico_banana.cache import Fetching, RemoteFile, cache_folder, kept, local_na
 from pico_banana.errors import ReleaseError
 from pico_banana.image_list import (
     INDEX_VERSION,
-    ROW_BITS,
+    ROWS,
     Flags,
     Keys,
     flags_of,
@@ -47,7 +47,6 @@ __all__ = [
 ]
 
 _IMAGE_ID_LENGTH, _HEX = 16, "0123456789abcdef"
-_ROWS = np.uint64((1 << ROW_BITS) - 1)
 _MOST_LOOKED_AT = 256  # each value maps some 64 KiB around it
 _MOST_ROWS = 1 << 20
 
@@ -262,7 +261,7 @@ class _Section:
         pairs = _pairs(wanted.keys, self._keys) if is_small else _pairs(self._keys, wanted.keys)
         for pair in pairs:
             ours, theirs = pair[::-1] if is_small else pair
-            rows = (self._keys[ours] & _ROWS).astype(np.int64)
+            rows = (self._keys[ours] & ROWS).astype(np.int64)
             listed = self._urls.take(numbers_of(rows))
             wanted.compare(wanted.order[theirs], listed, rows + self._start)
 
@@ -291,7 +290,7 @@ def _pairs(few: Keys, many: Keys) -> Iterator[tuple[Rows, Rows]]:
     if not len(few):
         return
     last = len(many) - 1
-    there = np.minimum(np.searchsorted(many, few & ~_ROWS), last)
+    there = np.minimum(np.searchsorted(many, few & ~ROWS), last)
     here = np.flatnonzero(_are_alike(many[there], few))
     there = there[here]
     while len(here):
@@ -303,7 +302,7 @@ def _pairs(few: Keys, many: Keys) -> Iterator[tuple[Rows, Rows]]:
 
 def _are_alike(some: Keys, others: Keys) -> Flags:
     """Which keys are of the same checksum, whatever their rows."""
-    alike: Flags = (some ^ others) <= _ROWS
+    alike: Flags = (some ^ others) <= ROWS
     return alike
 
 

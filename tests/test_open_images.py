@@ -4,9 +4,12 @@ import base64
 import csv
 import gzip
 import hashlib
+import itertools
 import os
 import pickle
 import random
+import re
+import subprocess
 from pathlib import Path
 
 import pyarrow as pa
@@ -17,6 +20,7 @@ from hypothesis import strategies as st
 from pico_banana.errors import ReleaseError
 from pico_banana.image_list import _key, keys_of
 from pico_banana.open_images import Index, Photo, is_image_id, open_index
+from tests.commands import arguments_of
 from tests.fake_cdn import FakeCDN
 
 COLUMNS = (
@@ -184,6 +188,37 @@ def test_names_without_a_number_and_with_odd_ones(tmp_path):
     assert image_ids(index, *ODD) == [*range(len(ODD))]
 
 
+def test_names_that_end_alike(tmp_path):
+    """They share a checksum, so each must be told from all others, however many are asked for."""
+    urls = [f"https://h{n % 3}/{n}_0123456789abcdef_o.jpg" for n in range(200)]
+    index = indexed(tmp_path / "list.csv", [row(n, url) for n, url in enumerate(urls)])
+    elsewhere = [url.replace("//h", "//elsewhere") for url in urls]
+    unlisted = [f"https://h/{n}_0123456789abcdef_o.jpg" for n in range(200, 230)]
+    for asked in (urls, elsewhere):
+        assert image_ids(index, *asked, *unlisted) == [*range(200), *[None] * 30]
+        assert [image_ids(index, url) for url in asked[::50]] == [[n] for n in range(0, 200, 50)]
+
+
+def test_a_search_tells_exact_addresses_from_other_spellings(tmp_path):
+    urls = [f"https://h/{n}_0a1b2c3d4e_o.jpg" for n in range(9)]
+    index = indexed(tmp_path / "list.csv", [row(n, url) for n, url in enumerate(urls)])
+    asked = [urls[4], urls[5].replace("//h", "//other"), "https://h/x.jpg", urls[0]]
+    for times in (1, 10):  # fewer addresses than photos, and more
+        rows, is_exact = index.matches(asked * times)
+        assert rows.tolist() == [4, 5, -1, 0] * times
+        assert is_exact.tolist() == [True, False, False, True] * times
+
+
+def test_licences_come_through_in_any_order(tmp_path):
+    licences = [*"aabbb", "", "", *"abab", ""]
+    rows = [row(n, f"https://h/{n}.jpg", License=text) for n, text in enumerate(licences)]
+    index = indexed(tmp_path / "list.csv", rows)
+    for step in (1, -1, 3):
+        places = [*range(len(licences))][::step]
+        found = [photo.license for photo in index.photos(places)]
+        assert found == [licences[place] or None for place in places]
+
+
 @given(st.lists(st.text("0129٣_/?#.aé\n", min_size=1, max_size=12), min_size=1, unique=True))
 def test_every_listed_address_is_found(tmp_path_factory, urls):
     path = tmp_path_factory.mktemp("list") / "list.csv"
@@ -244,7 +279,28 @@ def test_the_row_that_is_wrong_is_named(tmp_path, bad):
     path = write(tmp_path / "list.csv", [row(n, f"https://h/{n}.jpg") for n in range(5)])
     with open(path, "a", encoding="latin-1") as file:
         file.write(f"{bad}\n")
-    with pytest.raises(ReleaseError, match="Row #7"):  # the header is the first
+    with pytest.raises(ReleaseError, match=f"{re.escape(path)}.*Row #7"):  # the header is the first
+        open_index(path, {})
+
+
+def test_a_row_is_counted_from_the_top_of_the_list(tmp_path, monkeypatch):
+    monkeypatch.setattr("pico_banana.image_list._SECTION_BYTES", 2000)
+    path = write(tmp_path / "list.csv", [row(n, f"https://h/{n}.jpg") for n in range(500)])
+    with open(path, "a", encoding="utf-8") as file:
+        file.write("1,train\n")
+    with pytest.raises(ReleaseError, match=r"Row #502: Expected 12 columns, got 2"):
+        open_index(path, {})
+
+
+def test_a_quote_that_is_never_closed_does_not_fill_the_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr("pico_banana.image_list._SECTION_BYTES", 2000)
+    monkeypatch.setattr("pico_banana.image_list._MOST_ROW_BYTES", 20_000)
+    path = write(tmp_path / "list.csv", [row(n, f"https://h/{n}.jpg") for n in range(500)])
+    text = Path(path).read_text(encoding="utf-8")
+    start = text.index("Photo 200,")
+    Path(path).write_text(f'{text[:start]}"{text[start:]}', encoding="utf-8")
+    line = text.rindex("\n", 0, start) + 1
+    with pytest.raises(ReleaseError, match=f"the row at byte {line:,} .* is a quote not closed"):
         open_index(path, {})
 
 
@@ -268,6 +324,59 @@ def test_the_index_is_made_once_and_again_where_the_list_changed(tmp_path, made)
     assert made() == 2
 
 
+def test_a_list_that_did_not_change_is_not_indexed_again(tmp_path, made):
+    path = write(tmp_path / "list.csv", [row(1, PHOTO)])
+    told = []
+    first = Path(open_index(path, {}, lambda *_: told.append("made")).path).stat()
+    assert told
+    told.clear()
+    again = Path(open_index(path, {}, lambda *_: told.append("made")).path).stat()
+    assert (again.st_ino, again.st_mtime_ns) == (first.st_ino, first.st_mtime_ns)
+    assert not told
+    assert made() == 1
+
+
+def test_a_list_of_the_same_size_and_another_time_is_another_one(tmp_path, made):
+    path = write(tmp_path / "list.csv", [row(1, PHOTO)])
+    assert image_ids(open_index(path, {}), PHOTO) == [1]
+    before = os.stat(path)
+    write(path, [row(2, PHOTO)])
+    os.utime(path, (before.st_atime + 10, before.st_mtime + 10))
+    assert os.stat(path).st_size == before.st_size
+    assert image_ids(open_index(path, {}), PHOTO) == [2]
+    assert made() == 2
+
+
+def test_processes_that_start_at_once_make_one_index(tmp_path, made):
+    path = write(tmp_path / "list.csv", [row(n, f"https://h/{n}.jpg") for n in range(50_000)])
+    command = arguments_of("index", "--open-images-metadata", path)
+    running = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(3)
+    ]
+    ended = [process.communicate() for process in running]
+    assert [process.returncode for process in running] == [0] * 3
+    assert len({out for out, _ in ended}) == 1
+    # Only who makes it has something to read.
+    assert sum("indexing Open Images' image list" in err for _, err in ended) == 1
+    assert made() == 1
+
+
+@pytest.mark.parametrize("is_packed", [False, True])
+def test_making_an_index_of_a_local_list_shows_how_far_it_is(tmp_path, monkeypatch, is_packed):
+    monkeypatch.setattr("pico_banana.image_list._SECTION_BYTES", 10_000)
+    path = write(tmp_path / "list.csv", [row(n, f"https://h/{n}.jpg") for n in range(500)])
+    if is_packed:
+        Path(path + ".gz").write_bytes(gzip.compress(Path(path).read_bytes()))
+        path += ".gz"
+    told = []
+    open_index(path, {}, lambda done, total: told.append((done, total)))
+    assert {total for _, total in told} == {os.path.getsize(path)}
+    assert len(told) > 5
+    assert all(one <= after for (one, _), (after, _) in itertools.pairwise(told))
+    assert told[-1][0] == os.path.getsize(path)
+
+
 def test_an_index_is_a_place_too(tmp_path, made):
     index = indexed(tmp_path / "list.csv", [row(1, PHOTO)])
     copy = tmp_path / "own.index"
@@ -278,10 +387,21 @@ def test_an_index_is_a_place_too(tmp_path, made):
     assert made() == 1
 
 
-def test_a_broken_index_is_refused(tmp_path):
+@pytest.mark.parametrize("size", [6, 106, -1])
+def test_a_broken_index_is_refused(tmp_path, size):
+    index = indexed(tmp_path / "list.csv", [row(1, PHOTO)])
     path = tmp_path / "own.index"
-    path.write_bytes(b"ARROW1" + bytes(100))
+    path.write_bytes((Path(index.path).read_bytes())[:size])
     with pytest.raises(ReleaseError, match=r"own\.index is no index"):
+        open_index(str(path), {})
+
+
+def test_an_index_of_another_version_is_refused(tmp_path):
+    path = tmp_path / "own.index"
+    table = pa.table({"url": [PHOTO]}).replace_schema_metadata({"pico_banana_index": "1"})
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+        writer.write_table(table)
+    with pytest.raises(ReleaseError, match=r"own\.index is no index of this version; make it anew"):
         open_index(str(path), {})
 
 
@@ -327,6 +447,17 @@ def test_opening_an_index_loads_nothing(tmp_path):
     assert image_ids(index, "https://h/19999.jpg") == [19_999]
 
 
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_threads_do_not_change_the_index(tmp_path, monkeypatch, threads):
+    monkeypatch.setattr("pico_banana.image_list._SECTION_BYTES", 3_000)
+    rows = [row(n, f"https://h/{n % 50}_{n}_0a1b2c3d4e_o.jpg") for n in range(300)]
+    monkeypatch.setattr("pico_banana.image_list._THREADS", 3)
+    usual = indexed(tmp_path / "list.csv", rows)
+    monkeypatch.setattr("pico_banana.image_list._THREADS", threads)
+    made = indexed(tmp_path / "other.csv", rows)
+    assert Path(made.path).read_bytes() == Path(usual.path).read_bytes()
+
+
 def test_the_same_list_makes_the_same_index(tmp_path):
     rows = [row(n, f"https://h/{n % 5}_{n}.jpg") for n in range(50)]
     one, other = indexed(tmp_path / "a.csv", rows), indexed(tmp_path / "b.csv", rows)
@@ -340,6 +471,36 @@ def test_a_compressed_list(tmp_path):
     assert image_ids(open_index(plain + ".gz", {}), PHOTO) == [1]
     with FakeCDN(("/lists", tmp_path)) as cdn:
         assert image_ids(open_index(f"{cdn.url}/lists/list.csv.gz", {}), PHOTO) == [1]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda packed: packed[:-2000], "it cannot be unpacked: Truncated"),
+        (lambda packed: packed[:-3], "it cannot be unpacked: Truncated"),
+        (gzip.decompress, "it cannot be unpacked: .*incorrect header"),
+        (lambda packed: packed[:3000] + bytes(99) + packed[3099:], "it cannot be unpacked: "),
+        (lambda _: b"", "it is empty"),
+        (lambda _: gzip.compress(b""), "it is empty"),
+    ],
+    ids=["cut", "cut in its end", "not packed", "corrupt", "no byte", "nothing in it"],
+)
+def test_a_compressed_list_that_is_broken(tmp_path, made, change, said):
+    plain = write(tmp_path / "list.csv", [row(n, f"https://h/{n}.jpg") for n in range(2_000)])
+    path = tmp_path / "list.csv.gz"
+    path.write_bytes(change(gzip.compress(Path(plain).read_bytes())))
+    with pytest.raises(ReleaseError, match=f"{re.escape(str(path))} must be .*but: {said}"):
+        open_index(str(path), {})
+    assert made() == 0
+
+
+def test_a_compressed_list_of_several_members_makes_the_same_index(tmp_path):
+    plain = write(tmp_path / "list.csv", [row(n, f"https://h/{n}.jpg") for n in range(2_000)])
+    text = Path(plain).read_bytes()
+    packed = gzip.compress(text[:100_000]) + gzip.compress(text[100_000:])
+    (tmp_path / "list.csv.gz").write_bytes(packed)
+    one, other = open_index(plain, {}), open_index(f"{plain}.gz", {})
+    assert Path(one.path).read_bytes() == Path(other.path).read_bytes()
 
 
 def test_a_list_behind_http_is_fetched_once(tmp_path, made):
