@@ -199,8 +199,7 @@ class PicoBanana400K(datasets.GeneratorBasedBuilder):  # type: ignore[misc]  # d
             MissingImageError: an image is missing for a reason that may pass.
         """
         if not self._is_prepared(*args, **given):
-            if self._settings().images == "bytes":
-                warn_of_flickr(self._settings(), given.get("num_proc") or 1)
+            warn_of_flickr(self._settings(), given.get("num_proc") or 1)
             self._estimate()
         with tempfile.TemporaryDirectory(prefix="pico-banana-") as reports:
             self._reports = reports

@@ -18,12 +18,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from pico_banana.cache import RemoteFile, replacing
+from pico_banana.cache import replacing
 from pico_banana.errors import OutputError, SettingError, bare_url
 from pico_banana.image_list import Flags
 from pico_banana.open_images import Index, Rows, is_image_id, open_index
 from pico_banana.records import BadRecord, photo_of
 from pico_banana.release import Release
+from pico_banana.remote import RemoteFile
 from pico_banana.settings import Settings
 
 from .progress import Shown

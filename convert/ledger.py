@@ -22,7 +22,7 @@ __all__ = [
     "stretches",
 ]
 
-LEDGER_FORMAT = 1
+LEDGER_FORMAT = 2
 _BLOCK_BYTES = 8 * 1024 * 1024
 _PLAN_KEYS = ("settings", "jsonl", "lines", "blank", "bad", "filtered", "left_out", "shards")
 

@@ -44,7 +44,7 @@ class _Writing:
 
 
 class ParquetFile(_Writing):
-    """One Parquet file that is being written; rows are held until a row group is full.
+    """One Parquet file with image bytes that is being written; rows are held for a row group.
 
     Image bytes lie uncompressed (PNG and JPEG are compressed already), without dictionary or
     statistics, one page an image, so that the offset index addresses each. Other columns are
@@ -53,15 +53,14 @@ class ParquetFile(_Writing):
     Args:
         file: where to write.
         config: whose columns the rows have.
-        images: always bytes here; see `LinkedFile`.
 
     A context manager: a failure inside leaves the file unfinished.
     """
 
-    def __init__(self, file: HashingFile, config: str, images: str) -> None:
+    def __init__(self, file: HashingFile, config: str) -> None:
         super().__init__(file)
-        self._schema = arrow_schema(config, images=images)
-        kinds = {column.name: column.kind for column in columns(config, images=images)}
+        self._schema = arrow_schema(config)
+        kinds = {column.name: column.kind for column in columns(config)}
         self._image_columns = [name for name, kind in kinds.items() if kind == "image"]
         self._image_lists = [name for name, kind in kinds.items() if kind == "images"]
         self._rows: list[dict[str, Any]] = []

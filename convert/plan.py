@@ -24,7 +24,6 @@ from pico_banana.records import BadRecord, Line, Record, parse_line, split_lines
 from pico_banana.release import Manifest
 from pico_banana.schema import category_of
 from pico_banana.selection import SPLITS, Selection
-from pico_banana.settings import Settings, build_settings
 
 from .ledger import LEDGER_FORMAT, stretches
 from .options import ConvertSettings
@@ -284,7 +283,6 @@ class _Planner:
         self.plan = Plan(config, _content(settings, config), jsonl)
         self._config, self._settings, self._index = config, settings, index
         self._selection = Selection.of(settings)
-        self._takes_all = self._selection == Selection.of(build_settings(Settings, {}))
         self._shard_size = settings.shard_size(config)
         self._kept = 0
         self._splits: dict[str, list[tuple[PlannedShard, ShardDigest]]] = {}
@@ -324,7 +322,7 @@ class _Planner:
             _Found(line, record, row, photo)
             for (line, record), row, photo in itertools.zip_longest(candidates, rows, photos)
         ]
-        if self._takes_all:
+        if selection.takes_all:
             self._kept += len(found)
             self._put("train", found)
         else:

@@ -103,11 +103,12 @@ class Shown:
                 nonlocal said
                 now = time.monotonic()
                 passed = max(now - begun, 1e-3)
-                speed = (
-                    f"{counts.images / passed:,.0f} images/s  "
-                    f"{counts.size_bytes / passed / 1e6:,.1f} MB/s  "
-                    f"{missing_before + counts.examples_missing:,} missing"
-                )
+                speed = f"{missing_before + counts.examples_missing:,} missing"
+                if counts.images or counts.images_missing:  # else none is fetched, or none came yet
+                    speed = (
+                        f"{counts.images / passed:,.0f} images/s  "
+                        f"{counts.size_bytes / passed / 1e6:,.1f} MB/s  {speed}"
+                    )
                 done = before + counts.records
                 bar.update(task, completed=done, speed=speed)
                 if not self._console.is_terminal and now - said >= _LINE_EVERY_S:

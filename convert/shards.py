@@ -180,7 +180,7 @@ class ShardWriter:
         account: _Account,
     ) -> int:
         """Add a shard's examples to its Parquet file and its account, as their images come."""
-        with ParquetFile(file, task.config, self._settings.images) as parquet:
+        with ParquetFile(file, task.config) as parquet:
             for (line, record, photo), found in zip(shard.parts, founds, strict=True):
                 example = make_example(task.config, record, photo, found, self._settings.on_missing)
                 if example.row is not None:

@@ -13,10 +13,12 @@ import csv
 import itertools
 import os
 import re
+import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
@@ -62,6 +64,7 @@ _SECTION_BYTES = 16 * 1024 * 1024
 _MOST_ROW_BYTES = 64 * 1024 * 1024
 _BLOCK_BYTES = 2 * 1024 * 1024  # what Arrow parses at once: it should fit a core's cache
 _THREADS = min(4, os.cpu_count() or 1)
+_GIVES_WAY = 10
 _ROW = re.compile(r"Row #(\d+)")
 _NOT_BLANK = re.compile(rb"\S")
 
@@ -236,7 +239,9 @@ def _batches(source: str, progress: Fetching | None) -> Iterator[pa.RecordBatch]
 
     with (
         _opened(source, progress) as fill,
-        ThreadPoolExecutor(_THREADS, thread_name_prefix="pico-banana-list") as pool,
+        ThreadPoolExecutor(
+            _THREADS, thread_name_prefix="pico-banana-list", initializer=_give_way
+        ) as pool,
     ):
         sections = _sections(fill, spare)
         header, rest = _header(next(sections, memoryview(b"")))
@@ -247,6 +252,13 @@ def _batches(source: str, progress: Fetching | None) -> Iterator[pa.RecordBatch]
                 yield finished()
         while waiting:
             yield finished()
+
+
+def _give_way() -> None:
+    """Let this thread take what others leave; else one that reads records ends long after it."""
+    if sys.platform == "linux":  # elsewhere only processes have priorities
+        with suppress(OSError):  # a sandbox may forbid it, and nothing but time depends on it
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _GIVES_WAY)
 
 
 @contextmanager

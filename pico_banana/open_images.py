@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pico_banana.cache import Fetching, RemoteFile, cache_folder, kept, local_name
+from pico_banana.cache import Fetching, cache_folder, kept, local_name
 from pico_banana.errors import ReleaseError
 from pico_banana.image_list import (
     INDEX_VERSION,
@@ -35,6 +35,7 @@ from pico_banana.image_list import (
     write_index,
 )
 from pico_banana.records import photo_of
+from pico_banana.remote import RemoteFile
 
 __all__ = [
     "Index",

@@ -15,13 +15,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
-from pico_banana.cache import Fetching, RemoteFile
+from pico_banana.cache import Fetching
 from pico_banana.errors import MissingImageError
 from pico_banana.examples import Example, image_refs, linked, make_example
 from pico_banana.fetch import Fetcher
 from pico_banana.open_images import Index, Photo, index_path, mapped_index
 from pico_banana.records import BadRecord, Record
 from pico_banana.release import Release, state_of
+from pico_banana.remote import RemoteFile
 from pico_banana.schema import category_of
 from pico_banana.selection import Selection
 from pico_banana.settings import Settings

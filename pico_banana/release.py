@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from typing import Any
 from urllib.parse import unquote
 
-from pico_banana.cache import RemoteFile
 from pico_banana.errors import ReleaseError, bare_url
 from pico_banana.records import (
     PUBLISHED_BASE,
@@ -19,6 +18,7 @@ from pico_banana.records import (
     parse_line,
     split_lines,
 )
+from pico_banana.remote import RemoteFile
 from pico_banana.settings import Settings, build_settings
 from pico_banana.sources import join, mirrored
 from pico_banana.tars import tars_of

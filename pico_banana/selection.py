@@ -64,6 +64,11 @@ class Selection:
         )
 
     @property
+    def takes_all(self) -> bool:
+        """Whether every record is taken, into one split."""
+        return self == Selection(None, None, None, frozenset(), 0, None, 0.0)
+
+    @property
     def end(self) -> int | None:
         """How many kept records are looked at before the rest is left out; None: all."""
         return None if self.limit is None else self.offset + self.limit

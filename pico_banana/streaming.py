@@ -30,7 +30,7 @@ _log = logging.getLogger("pico_banana")
 
 def warn_of_flickr(settings: Settings, processes: int) -> None:
     """Warn where several processes, which know nothing of each other, would ask Flickr."""
-    if processes > 1 and "flickr" in settings.sources:
+    if processes > 1 and settings.images == "bytes" and "flickr" in settings.sources:
         warnings.warn(
             f"Flickr is asked from {processes} processes, each at the pace of "
             "configs/fetch.yaml: together they ask more than it takes, and it bans who asks "

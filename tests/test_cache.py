@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from pico_banana.cache import RemoteFile
 from pico_banana.errors import ReleaseError
+from pico_banana.remote import RemoteFile
 from tests.fake_cdn import (
     Answer,
     FakeCDN,
@@ -128,7 +128,7 @@ def test_a_reset_loses_little(cdn):
 
 
 def test_a_server_that_falls_silent(cdn, monkeypatch):
-    monkeypatch.setattr("pico_banana.cache._SILENCE_S", 0.2)
+    monkeypatch.setattr("pico_banana.remote._SILENCE_S", 0.2)
     cdn.fail("*", HEAD, stall(CUT), stall(0), stall(-1))
     assert keep(cdn) == version(1)
     assert asked(cdn) == [0, CUT, CUT, CUT]
@@ -183,7 +183,7 @@ def test_a_file_that_goes_away_meanwhile(cdn):
 
 KEEP = """
 import os, resource, signal, sys
-from pico_banana.cache import RemoteFile
+from pico_banana.remote import RemoteFile
 url, end, most = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 if most:
     resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))

@@ -13,6 +13,7 @@ import pytest
 
 from pico_banana.convert.sample_release import SampleRelease, make_sample_release
 from pico_banana.open_images import open_index
+from pico_banana.records import MAX_LINE_BYTES, Record, parse_line, split_lines
 from tests.commands import arguments_of, digests, pico_banana, quick_settings, release_flags
 from tests.fake_cdn import FakeCDN
 from tests.test_open_images import row, write
@@ -284,6 +285,49 @@ def test_it_counts_what_is_listed(made):
     assert f"unmatched: sft, line 19: {HOST}/{name(99)}" in found.out
     assert "unmatched: sft, line 20: https://elsewhere.org/" in found.out
     assert "20 photos" in found.out
+
+
+def padded(size):
+    """A line of so many bytes, whose text is as long as that takes."""
+    record = sft(f"{HOST}/{name(4)}", 1)
+    return json.dumps({**record, "text": "x" * (size - len(json.dumps({**record, "text": ""})))})
+
+
+LINES = [
+    json.dumps(sft(f"{HOST}/{name(4)}", 1)),
+    f"  {json.dumps(sft(f'{HOST}/{name(5)}', 2))} \r",
+    f"{json.dumps(sft(f'{HOST}/{name(6)}', 3))} {{}}",
+    "",
+    "\r",
+    " \t",
+    json.dumps({**sft(f"{HOST}/{name(7)}", 4), "summarized_text": "\ud800"}),
+    json.dumps({**sft(f"{HOST}/{name(8)}", 5), "text": None}),
+    json.dumps(sft(f"{HOST}/../{name(8)}", 6)),
+    padded(MAX_LINE_BYTES - 1),
+    padded(MAX_LINE_BYTES),
+    padded(MAX_LINE_BYTES + 1),
+    padded(MAX_LINE_BYTES + 2),
+    padded(2 * MAX_LINE_BYTES + 1),
+    json.dumps(sft(f"{HOST}/{name(99)}", 7)),
+]
+
+
+@pytest.mark.parametrize("beginning", [b"", b"\xef\xbb\xbf", b"\n"])
+@pytest.mark.parametrize("end", [b"", b"\n", b"\xff", b"{"])
+def test_lines_are_counted_as_a_plan_counts_them(made, beginning, end):
+    path = made.folder / "jsonl" / JSONL["sft"]
+    path.write_bytes(beginning + "\n".join(LINES).encode() + end)
+    with path.open("rb") as file:
+        lines = [line for line in split_lines(file.read) if line.raw is None or line.raw.strip()]
+    records = [parse_line("sft", line) for line in lines]
+    found = report(made, "sft")
+    good = [record for record in records if isinstance(record, Record)]
+    assert table(found.out)["records"] == {"sft": len(good)}
+    assert table(found.out)["bad lines"] == {"sft": len(records) - len(good)}
+    assert table(found.out)["distinct inputs"] == {"sft": len({one.input_url for one in good})}
+    last = records[-1] if end in (b"", b"\n") else None
+    if last is not None:
+        assert f"unmatched: sft, line {last.line.number}: {last.input_url}" in found.out
 
 
 def test_of_many_unmatched_ones_it_shows_five(made):

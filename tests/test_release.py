@@ -12,10 +12,10 @@ import sys
 import fsspec
 import pytest
 
-from pico_banana.cache import RemoteFile
 from pico_banana.errors import ReleaseError
 from pico_banana.records import BadReason, BadRecord, Record, split_lines
 from pico_banana.release import Release
+from pico_banana.remote import RemoteFile
 from pico_banana.settings import Settings, build_settings
 from tests.fake_cdn import Answer, FakeCDN, chunked, cut, reset, status
 
@@ -315,7 +315,7 @@ def test_a_broken_fetch_leaves_nothing_and_is_tried_again(folder, cdn, answer):
 
 KEEP = """
 import sys
-from pico_banana.cache import RemoteFile
+from pico_banana.remote import RemoteFile
 print(RemoteFile(sys.argv[1], {}).kept("jsonl"))
 """
 
