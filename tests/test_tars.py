@@ -252,11 +252,18 @@ def _given_by_gzip(data: bytes) -> int:
 @pytest.mark.parametrize(
     ("name", "data", "said"),
     [
-        ("train_0.tar", b"", "empty file"),
-        ("train_0.tar", b"<html>not here</html>" * 100, "header"),
-        ("train_0.tar.gz", b"", "empty file"),
-        ("train_0.tar.gz", gzip.compress(b"no tar at all" * 100), "header"),
-        ("train_0.tar.gz", b"\x1f\x8b" + b"broken" * 200, "empty file"),
+        pytest.param("train_0.tar", b"", "empty file", id="empty"),
+        pytest.param("train_0.tar", b"<html>not here</html>" * 100, "header", id="a page"),
+        pytest.param("train_0.tar.gz", b"", "empty file", id="packed, empty"),
+        pytest.param(
+            "train_0.tar.gz",
+            gzip.compress(b"no tar at all" * 100, mtime=0),
+            "header",
+            id="packed, no tar",
+        ),
+        pytest.param(
+            "train_0.tar.gz", b"\x1f\x8b" + b"broken" * 200, "empty file", id="packed, broken"
+        ),
     ],
 )
 def test_a_tar_that_is_none_is_refused_before_anything_is_fetched(
