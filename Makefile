@@ -7,6 +7,7 @@ NEWEST = 5.2.0
 OLDER = $(filter-out $(NEWEST),$(DATASETS))
 CONSTRAINTS = constraints/datasets-$(NEWEST).txt
 PIP_INSTALL = -m pip install --quiet --disable-pip-version-check
+ON_ALL_VERSIONS = tests/test_loader.py tests/test_streaming.py tests/test_push.py
 READ_BACK = .venvs/read-back
 
 # Nothing that a task loads lands in the user's caches, or comes from them.
@@ -48,7 +49,7 @@ read-back-%: .venvs/datasets-%/reading.stamp
 
 # The newest version's are part of `make test`.
 loader-%: .venvs/loader-%/testing.stamp
-	@$(CACHES) .venvs/loader-$*/bin/python -m pytest -q -p no:cacheprovider tests/test_loader.py tests/test_streaming.py
+	@$(CACHES) .venvs/loader-$*/bin/python -m pytest -q -p no:cacheprovider $(ON_ALL_VERSIONS)
 
 constraints: .venvs/uv/uv.stamp  ## choose the newest versions that fit together, and write constraints/
 	@set -e; for version in $(DATASETS); do \

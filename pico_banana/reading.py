@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import itertools
 import logging
+from array import array
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -38,6 +39,7 @@ _index_paths: dict[str, str | None] = {}
 """Where the index of an image list lies: asked once in a process, not with every range."""
 
 _CHUNK_RECORDS = 32
+_NO_END = 2**63 - 1
 _TOLD_BAD = 10
 _log = logging.getLogger("pico_banana")
 
@@ -93,34 +95,40 @@ class Reader:
                 self._file = RemoteFile(self._file.kept("jsonl", told), {})
 
     def ranges(self) -> list[Range]:
-        """Return the ranges that hold the selected records, at least `RANGES` of them.
+        """Return the ranges that hold the selected records, `RANGES` of them.
 
         With `offset` or `limit` they cover just the records that these take, so that the ranges'
-        readers need not count.
+        readers need not count, and each holds one at least.
         """
-        selection = Selection.of(self.settings)
-        start, end = 0, self._file.size_bytes()
-        if selection.offset or selection.limit is not None:
-            start, end = self._taken(selection)
-        if end is None:
-            return [Range(0, 2**63 - 1)]
-        count = max(1, min(RANGES, end - start))
-        edges = [start + (end - start) * n // count for n in range(count + 1)]
-        return [Range(*pair) for pair in itertools.pairwise(edges)]
+        edges = self._edges()
+        last = len(edges) - 1
+        if not last:
+            return [Range(0, 0)]
+        count = min(RANGES, last)
+        cuts = [edges[last * n // count] for n in range(count + 1)]
+        return [Range(*pair) for pair in itertools.pairwise(cuts)]
 
-    def _taken(self, selection: Selection) -> tuple[int, int]:
-        """The bytes from the first record that offset and limit take to after the last one."""
-        first = last = None
-        for place, picked in enumerate(self._kept(Range(0, 2**63 - 1), selection)):
+    def _edges(self) -> Sequence[int]:
+        """Where a range may begin or end, ascending: after each byte, or before each record."""
+        selection = Selection.of(self.settings)
+        if selection.offset or selection.limit is not None:
+            return self._taken(selection)
+        size = self._file.size_bytes()
+        return (0, _NO_END) if size is None else range(size + 1)
+
+    def _taken(self, selection: Selection) -> array[int]:
+        """The first byte of each record that offset and limit take, and an end behind the last."""
+        found = array("q")
+        for place, picked in enumerate(self._kept(Range(0, _NO_END), selection)):
             line = picked.record.line
             assert line is not None
             if selection.end is not None and place >= selection.end:
                 break
             if place >= selection.offset:
-                first = line.offset if first is None else first
-                last = line.offset
+                found.append(line.offset)
         # A line belongs to the range in which its first byte lies.
-        return (0, 0) if first is None or last is None else (first, last + 1)
+        found.append(found[-1] + 1 if found else 0)
+        return found
 
     def count(self) -> Counted:
         """Return how many records and images the settings select; reads the whole JSONL file."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import logging
 import os
 import random
 import re
@@ -31,6 +32,7 @@ if TYPE_CHECKING:  # aiohttp takes long to import, and what lies in a folder nee
 
 __all__ = ["RemoteFile"]
 
+_log = logging.getLogger("pico_banana")
 _TRIES = 5
 _BLOCK_BYTES = 1024 * 1024
 # What is asked of an object store at once, and lost where that breaks off.
@@ -237,6 +239,7 @@ class RemoteFile:
             try:
                 file.seek(position)
             except ValueError:  # a stream, of a server that gives no ranges: read up to there
+                _warn_of_no_ranges(self.shown)
                 while position and (block := file.read(min(position, _BLOCK_BYTES))):
                     position -= len(block)
             yield file
@@ -413,6 +416,16 @@ def _cause(error: Exception) -> Exception:
         is_absent = getattr(cause, "status", None) in (404, 410)
         return error if is_absent else cause
     return error
+
+
+@functools.cache
+def _warn_of_no_ranges(shown: str) -> None:
+    """Say once in a process what reading from the middle of such a file costs."""
+    _log.warning(
+        "%s: its server gives no Range requests, so whoever begins in its middle reads all that "
+        "lies before; take one reader, or a folder with a copy as cdn",
+        shown,
+    )
 
 
 def _size_of(path: str) -> int:

@@ -129,14 +129,17 @@ def test_a_range_asks_for_no_more_than_it_needs(folder, cdn):
 @pytest.mark.parametrize(
     "answer", [chunked(), Answer(), Answer(headers=(("Accept-Ranges", "bytes"),))]
 )
-def test_ranges_of_a_server_that_gives_none(folder, cdn, answer):
+def test_ranges_of_a_server_that_gives_none(folder, cdn, answer, caplog):
     block = [line(number, note="x" * 900) for number in range(9_000)]
     (folder / "jsonl" / "sft.jsonl").write_bytes(b"\n".join(block))
     cdn.ranges = False
     cdn.fail("*", forever=answer)
-    edges = itertools.pairwise([0, 7_500_000, None])
+    edges = itertools.pairwise([0, 7_500_000, 8_000_000, None])
     found = [entry.id for edge in edges for entry in served(cdn).records("sft", *edge)]
     assert found == [f"positive-edit/{number}" for number in range(9_000)]
+    (said,) = caplog.messages  # once, though two ranges begin in the middle
+    assert said.startswith(f"{cdn.url}/")
+    assert "jsonl/sft.jsonl: its server gives no Range requests" in said
 
 
 @pytest.mark.parametrize("answer", [status(500), status(429), cut(1000), reset(100), reset(-1)])

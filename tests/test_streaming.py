@@ -148,6 +148,20 @@ def test_a_shuffled_stream_goes_on(
     assert lost <= (0 if MAJOR >= LOSES_NO_BUFFER else 1)
 
 
+@pytest.mark.parametrize(("given", "count"), [({"limit": 7}, 7), ({"offset": 20}, 40)])
+def test_no_range_of_a_small_selection_is_empty(
+    release: SampleRelease, cdn: FakeCDN, given: dict[str, int], count: int
+) -> None:
+    begin = given.get("offset", 0)
+    ds = stream(release, cdn, **given)
+    parts = [ids(datasets.distributed.split_dataset_by_node(ds, n, count)) for n in range(count)]
+    assert parts == [[one] for one in published_ids(release)[begin : begin + count]]
+
+
+def test_a_selection_of_nothing_ends(release: SampleRelease, cdn: FakeCDN) -> None:
+    assert ids(stream(release, cdn, offset=SFT)) == []
+
+
 def test_an_offset_fetches_nothing_of_what_it_leaves_out(
     release: SampleRelease, cdn: FakeCDN
 ) -> None:
