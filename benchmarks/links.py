@@ -1,8 +1,9 @@
-"""Compare writing the link edition of all sft records with parsing their JSONL.
+"""Compare writing the link edition of all three configs with parsing their JSONL.
 
-`python -m benchmarks.links` makes a list of 1,743,042 photos and 257,730 records, serves the
-records on loopback, and lets both ways run in turn, each in a process of its own: the json module
-over all lines, and `pico-banana convert sft --images url`, records and index in its cache. It
+`python -m benchmarks.links` makes a list of 1,743,042 photos and 386,203 records, serves the
+records on loopback, and lets the ways run in turn, each in a process of its own: the json module
+over all lines, `pico-banana plan all` and `pico-banana convert all --images url`, records and index
+in the cache. It
 prints seconds and their ratio, then, of a run more, the peak memory of all processes together (what
 is not shared) and of the largest one.
 """
@@ -27,13 +28,14 @@ from pathlib import Path
 
 import psutil
 
-from benchmarks.open_images_list import RECORDS, ROWS, make_list, make_records
+from benchmarks.open_images_list import MULTI_TURN, PREFERENCE, RECORDS, make_list, make_release
 
 _EVERY_S = 0.02
 _PARSE = """
 import json, sys
-with open(sys.argv[1], encoding="utf-8") as file:
-    print(sum(1 for line in file if json.loads(line)))
+for path in sys.argv[1:]:
+    with open(path, encoding="utf-8") as file:
+        print(sum(1 for line in file if json.loads(line)))
 """
 Watch = Callable[[psutil.Process], None]
 
@@ -79,16 +81,16 @@ def run(words: list[str], env: dict[str, str], watch: Watch | None = None) -> fl
     return time.perf_counter() - begun_s
 
 
-def compare(folder: Path, cdn: str, runs: int, records: int) -> None:
+def compare(folder: Path, cdn: str, runs: int) -> None:
     """Let the ways run in turn, and print what they took."""
     env = {**os.environ, "PICO_BANANA_CACHE": str(folder / "cache")}
-    metadata = folder / ("list.arrow" if (folder / "list.arrow").exists() else "list.csv")
+    metadata = folder / "list.csv"
     flags = ["--cdn", cdn, "--open-images-metadata", str(metadata), "--images", "url"]
     program = [sys.executable, "-m", "pico_banana.convert"]
     out = folder / "out"
-    parse = [sys.executable, "-c", _PARSE, str(folder / "jsonl" / "sft.jsonl")]
-    plan = [*program, "plan", "sft", *flags]
-    write = [*program, "convert", "sft", *flags, "--output", str(out)]
+    parse = [sys.executable, "-c", _PARSE, *map(str, sorted((folder / "jsonl").iterdir()))]
+    plan = [*program, "plan", "all", *flags]
+    write = [*program, "convert", "all", *flags, "--output", str(out)]
     run(plan, env)  # fetches the records and makes the index, once
     ways = {"parse": parse, "plan": plan, "links": write}
     found: dict[str, list[float]] = {way: [] for way in ways}
@@ -96,12 +98,11 @@ def compare(folder: Path, cdn: str, runs: int, records: int) -> None:
         for way, words in ways.items():
             shutil.rmtree(out, ignore_errors=True)
             found[way].append(run(words, env))
-    counts = [
-        json.loads(path.read_bytes())["rows"] for path in out.glob("_ledger/sft/train-*.json")
-    ]
+    counts = [json.loads(path.read_bytes())["rows"] for path in out.glob("_ledger/*/train-*.json")]
+    records = RECORDS + PREFERENCE + MULTI_TURN
     if sum(counts) != records:
         sys.exit(f"{records:,} rows must be written, but got {sum(counts):,}")
-    size = sum(path.stat().st_size for path in out.glob("sft/*.parquet"))
+    size = sum(path.stat().st_size for path in out.glob("*/*.parquet"))
     for way, seconds in found.items():
         ratios = [own / base for own, base in zip(seconds, found["parse"], strict=True)]
         sys.stdout.write(
@@ -122,20 +123,16 @@ def main() -> None:
     """Measure, and print a table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.links", description=__doc__)
     parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--rows", type=int, default=ROWS)
-    parser.add_argument("--records", type=int, default=RECORDS)
     parser.add_argument("--folder", type=Path, help="keep list, records and index there")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder: Path = given.folder or Path(temporary)
-        jsonl = folder / "jsonl" / "sft.jsonl"
-        if not jsonl.exists():
-            jsonl.parent.mkdir(parents=True, exist_ok=True)
-            make_records(jsonl, make_list(folder / "list.csv", given.rows), given.records)
+        if not (folder / "jsonl").exists():
+            make_release(folder, make_list(folder / "list.csv"))
         handler = functools.partial(_QuietHandler, directory=str(folder))
         with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
             threading.Thread(target=server.serve_forever, daemon=True).start()
-            compare(folder, f"http://127.0.0.1:{server.server_port}", given.runs, given.records)
+            compare(folder, f"http://127.0.0.1:{server.server_port}", given.runs)
             server.shutdown()
 
 

@@ -1,4 +1,7 @@
-"""Make an image list of Open Images' size, and sft records that link to its photos; seeded."""
+"""Make an image list of Open Images' size, and records that link to its photos; seeded.
+
+Lines are about as long as the published ones: 630 bytes in sft, 890 of a record with five turns.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,19 @@ import csv
 import hashlib
 import json
 import random
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from pico_banana.schema import EDIT_TYPES
 
-ROWS, RECORDS, PHOTOS = 1_743_042, 257_730, 130_000
+ROWS, PHOTOS = 1_743_042, 130_000
+RECORDS, PREFERENCE, MULTI_TURN = 257_730, 56_473, 72_000
+_REST = (
+    "Keep everything else in it exactly as it is: the light and the perspective, the shadows and "
+    "their direction, the texture of what is near, and the blur of what is far away, such that "
+    "nobody who has not seen the picture before would think that it was changed."
+)
 _COLUMNS = (
     "ImageID,Subset,OriginalURL,OriginalLandingURL,License,AuthorProfileURL,Author,Title,"
     "OriginalSize,OriginalMD5,Thumbnail300KURL,Rotation"
@@ -59,18 +70,59 @@ def make_list(path: Path, rows: int = ROWS) -> list[str]:
 
 def make_records(path: Path, urls: list[str], records: int = RECORDS) -> None:
     """Write sft records in the order of their photos' ImageIDs, about two a photo."""
+    _write(path, (_sft(record, url) for record, url in enumerate(_inputs(urls, records, PHOTOS))))
+
+
+def make_release(folder: Path, urls: list[str]) -> None:
+    """Write the three configs' records at full size under `jsonl`."""
+    inputs = _inputs(urls, PREFERENCE + MULTI_TURN, PHOTOS)
+    make_records(folder / "jsonl" / "sft.jsonl", urls)
+    preferred, turned = enumerate(inputs[:PREFERENCE]), enumerate(inputs[PREFERENCE:])
+    _write(folder / "jsonl" / "preference.jsonl", (_preference(*one) for one in preferred))
+    _write(folder / "jsonl" / "multi-turn.jsonl", (_multi_turn(*one) for one in turned))
+
+
+def _inputs(urls: list[str], records: int, photos: int) -> list[str]:
     rng = random.Random(2)
-    photos = min(PHOTOS, len(urls))
+    photos = min(photos, len(urls))
     chosen = sorted(rng.sample(range(len(urls)), photos))
+    return [urls[chosen[record * photos // records]] for record in range(records)]
+
+
+def _write(path: Path, lines: Iterable[dict[str, Any]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", encoding="utf-8") as file:
-        for record in range(records):
-            kind = EDIT_TYPES[record % len(EDIT_TYPES)]
-            line = {
-                "open_image_input_url": urls[chosen[record * photos // records]],
-                "text": f"{kind.name}: change the picture so that record {record} is told apart, "
-                "and keep everything else in it exactly as it is, light and perspective too.",
-                "output_image": f"images/positive-edit/{record}.png",
-                "edit_type": kind.name,
-                "summarized_text": f"{kind.name}, {record}",
-            }
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+
+
+def _sft(record: int, url: str) -> dict[str, Any]:
+    kind = EDIT_TYPES[record % len(EDIT_TYPES)]
+    return {
+        "open_image_input_url": url,
+        "text": f"{kind.name}: change the picture so that record {record} is told apart. {_REST}",
+        "output_image": f"images/positive-edit/{record}.png",
+        "edit_type": kind.name,
+        "summarized_text": f"{kind.name}, as record {record} asks for it, and nothing else",
+    }
+
+
+def _preference(record: int, url: str) -> dict[str, Any]:
+    rejected = [
+        f"nano-banana-300k/images/negative-edit/{record}_retry{n}.png"
+        for n in range(1, record % 3 + 2)
+    ]
+    return {**_sft(record, url), "rejected_images": rejected}
+
+
+def _multi_turn(record: int, url: str) -> dict[str, Any]:
+    turns = record % 4 + 2
+    names = [f"images/multi-turn/{record}_attemptB_turn{turn + 1}.png" for turn in range(turns)]
+    ids = [*(f"edit_turn{turn + 1}" for turn in range(turns - 1)), "final_image"]
+    files = [{"id": name, "url": path} for name, path in zip(ids, names, strict=True)]
+    prompts = [
+        f"Turn {turn} of record {record}: shift the colors of the whole image" for turn in ids
+    ]
+    return {
+        "files": [*files, {"id": "original_input_image", "url": url}],
+        "metadata_edit_turn_prompts": prompts,
+    }

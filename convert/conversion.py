@@ -156,8 +156,7 @@ class _Begun:
         left = self.left
         for shard in self.plan.shards:
             if shard.name in left:
-                photos = self.plan.photos(shard, index)
-                yield from (photo.image_id for photo in photos if photo is not None)
+                yield from filter(None, self.plan.image_ids(shard, index))
 
     def needed_bytes(self, workers: int) -> int:
         """About how much is still to be written, beyond what old files give back."""

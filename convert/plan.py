@@ -12,15 +12,19 @@ import hashlib
 import itertools
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO, NamedTuple
 
+import numpy as np
 import orjson
+import pyarrow as pa
+import pyarrow.compute as pc
 
+from pico_banana.columns import Block, Numbers, Usual, parsed, split_blocks
 from pico_banana.errors import ReleaseError
-from pico_banana.open_images import Index, Photo
-from pico_banana.records import BadRecord, Line, Record, parse_line, split_lines
+from pico_banana.open_images import Index, Photo, photo_columns
+from pico_banana.records import BadRecord, Line, Record, parse_line
 from pico_banana.release import Manifest
 from pico_banana.schema import category_of
 from pico_banana.selection import SPLITS, Selection
@@ -28,13 +32,12 @@ from pico_banana.selection import SPLITS, Selection
 from .ledger import LEDGER_FORMAT, stretches
 from .options import ConvertSettings
 from .retry import Retry
-from .tasks import PackedLines, PackedPhotos, ShardTask
+from .tasks import PackedLines, PackedPhotos, ShardDigest, ShardTask, places_of
 
 __all__ = [
     "Part",
     "Plan",
     "PlannedShard",
-    "ShardDigest",
     "differences",
     "make_plan",
     "without_collection",
@@ -48,31 +51,6 @@ Part = tuple[Line, Record, Photo | None]
 """A planned record: its line, what it says, and what Open Images says of its input."""
 
 
-class ShardDigest:
-    """The digest of what a shard is made from; equal for equal records, photos and settings."""
-
-    def __init__(self, settings: ConvertSettings, config: str) -> None:
-        content = {"config": config, **settings.what_decides_bytes()}
-        self._digest = hashlib.sha256(orjson.dumps(content, option=orjson.OPT_SORT_KEYS))
-
-    def add(self, parts: Iterable[Part]) -> None:
-        """Add records: their lines, the paths they resolved to, and what Open Images says."""
-        before, known = None, b""
-        pieces: list[bytes] = []
-        for line, record, photo in parts:
-            paths = "\0".join(record.edited + record.rejected).encode()
-            if photo is not before:  # several edits of a photo follow each other
-                before, known = photo, orjson.dumps(tuple(photo)) if photo else b""
-            raw = line.raw or b""
-            sizes = b"%d %d %d\n" % (len(raw), len(paths), len(known))
-            pieces += (sizes, raw, paths, known)
-        self._digest.update(b"".join(pieces))
-
-    def hexdigest(self) -> str:
-        """Return the digest as hex."""
-        return self._digest.hexdigest()
-
-
 @dataclass
 class PlannedShard:
     """One shard of a plan: where its records lie, not the records themselves.
@@ -82,6 +60,7 @@ class PlannedShard:
         numbers: line numbers of its records, ascending.
         offsets: where these lines begin in the JSONL file.
         rows: their photos' rows in the index, -1 where a photo is not listed.
+        resolved: what the manifest says of the paths that its lines need it for.
         digest: see `ShardDigest`; hex once the plan is made.
         name: file name without `.parquet`, once the plan is made.
     """
@@ -92,6 +71,7 @@ class PlannedShard:
     numbers: array[int] = field(default_factory=lambda: array("q"))
     offsets: array[int] = field(default_factory=lambda: array("q"))
     rows: array[int] = field(default_factory=lambda: array("q"))
+    resolved: dict[str, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         """The number of records."""
@@ -186,36 +166,20 @@ class Plan:
                     task = self._task(shard, file, index)
                     yield dataclasses.replace(task, retry=retries.get(shard.name))
 
-    def photos(self, shard: PlannedShard, index: Index | None) -> list[Photo | None]:
-        """Return what Open Images says of each of a shard's inputs."""
-        if index is None:
-            return [None] * len(shard)
-        return index.photos([None if row == _NO_ROW else row for row in shard.rows])
+    def image_ids(self, shard: PlannedShard, index: Index | None) -> list[str | None]:
+        """Return the ImageIDs of a shard's inputs, each once."""
+        rows = np.unique(np.array(shard.rows, np.int64))
+        return [] if index is None else index.image_ids(rows[rows >= 0])
 
     def _task(self, shard: PlannedShard, file: BinaryIO, index: Index | None) -> ShardTask:
-        lines = PackedLines.read(file, shard.offsets, shard.numbers)
-        resolved: dict[str, str] = {}
-        if self.resolved:
-            # A task takes what its own lines look up, not the config's thousands.
-            def resolve(path: str) -> str | None:
-                found = self.resolved.get(path)
-                if found is not None:
-                    resolved[path] = found
-                return found
-
-            for line in lines.lines():
-                parse_line(self.config, line, resolve)
-        photos = _packed(shard, index)
-        return ShardTask(self.config, shard.name, shard.digest, lines, photos, resolved)
-
-
-def _packed(shard: PlannedShard, index: Index | None) -> PackedPhotos:
-    """What Open Images says of a shard's inputs, each photo once: several edits share one."""
-    rows = sorted({row for row in shard.rows if row != _NO_ROW})
-    known = [] if index is None else index.photos(rows)
-    place_of = {row: place for place, row in enumerate(rows)} | {_NO_ROW: -1}
-    places = array("q", [place_of[row] for row in shard.rows])
-    return PackedPhotos([tuple(photo) for photo in known if photo is not None], places)
+        return ShardTask(
+            self.config,
+            shard.name,
+            shard.digest,
+            PackedLines.read(file, shard.offsets, shard.numbers),
+            PackedPhotos.of(np.array(shard.rows, np.int64), index),
+            shard.resolved,
+        )
 
 
 def make_plan(
@@ -244,9 +208,8 @@ def make_plan(
             planner.plan.size_bytes += len(block)
             return block
 
-        lines = split_lines(read)
-        while chunk := list(itertools.islice(lines, _CHUNK_LINES)):
-            planner.add(chunk, manifest)
+        for block in split_blocks(read):
+            planner.add(block, manifest)
     return planner.finish(digest.hexdigest(), manifest.found)
 
 
@@ -270,12 +233,29 @@ class _Found(NamedTuple):
 
     line: Line
     record: Record
+    resolved: Mapping[str, str]
     row: int | None
     photo: Photo | None
 
 
+class _Cut(NamedTuple):
+    """Records of one split that follow each other, as what a shard keeps of them.
+
+    Attributes:
+        numbers, offsets, rows: as `PlannedShard` has them.
+        text: gives the lines from one place to another, as a digest takes them.
+        resolved: by place, what the manifest says of a record's paths.
+    """
+
+    numbers: Numbers
+    offsets: Numbers
+    rows: Numbers
+    text: Callable[[int, int], bytes]
+    resolved: Mapping[int, Mapping[str, str]]
+
+
 class _Planner:
-    """Takes lines in, chunk by chunk, and gives a plan."""
+    """Takes lines in, block by block, and gives a plan."""
 
     def __init__(
         self, config: str, settings: ConvertSettings, jsonl: str, index: Index | None
@@ -294,40 +274,78 @@ class _Planner:
             if (given := getattr(settings, name)) is not None
         }
 
-    def add(self, chunk: Sequence[Line], manifest: Manifest) -> None:
+    def add(self, block: Block, manifest: Manifest) -> None:
         """Plan the next lines."""
+        if not self._selection.takes_all:
+            self._add_each(block, manifest)
+            return
+        for part, usual in parsed(self._config, block):
+            if usual is None:
+                self._add_each(part, manifest)
+            else:
+                self._add_usual(part, usual)
+
+    def _add_usual(self, block: Block, usual: Usual) -> None:
+        """Plan lines that are all records, and all taken."""
+        records, starts = usual
+        count = len(starts)
+        self.plan.lines += count
+        self._kept += count
+        rows = self._rows(records["input_url"])
+        self._count_usual(records, rows)
+        text = block.text or b""
+        edges = [*starts.tolist(), len(text)]
+        numbers = np.arange(block.number, block.number + count)
+        cut = _Cut(numbers, starts + block.offset, rows, lambda i, j: text[edges[i] : edges[j]], {})
+        self._put("train", cut)
+
+    def _add_each(self, block: Block, manifest: Manifest) -> None:
+        """Plan lines of whatever kind."""
+        lines = block.lines()
+        while chunk := list(itertools.islice(lines, _CHUNK_LINES)):
+            self._add_chunk(chunk, manifest)
+
+    def _add_chunk(self, chunk: Sequence[Line], manifest: Manifest) -> None:
         plan, selection = self.plan, self._selection
         every_type = selection.edit_types is None and selection.edit_categories is None
-        candidates: list[tuple[Line, Record]] = []
+        candidates: list[tuple[Line, Record, Mapping[str, str]]] = []
+        resolved: dict[str, str] = {}
+
+        def resolve(path: str) -> str | None:
+            found = manifest.resolve(path)
+            if found is not None:
+                resolved[path] = found
+            return found
+
         for line in chunk:
             number = line.number or 0
             if line.raw is not None and (not line.raw or line.raw.isspace()):
                 plan.blank.append(number)
                 continue
             plan.lines += 1
-            record = parse_line(self._config, line, manifest.resolve)
+            record = parse_line(self._config, line, resolve)
+            mine, resolved = resolved, {} if resolved else resolved
             if isinstance(record, BadRecord):
                 # The line's bytes are not needed any more, and there may be many.
                 plan.bad.append(record._replace(line=line._replace(raw=None)))
                 self._check_bad(record)
             elif every_type or selection.passes_types(record, category_of(record.edit_type)):
-                candidates.append((line, record))
+                candidates.append((line, record, mine))
             else:
                 plan.filtered.append(number)
         # Once the limit is reached only ids still need ImageIDs, to tell filtered from left out.
         is_full = selection.end is not None and self._kept >= selection.end
         wanted = [] if is_full and selection.ids is None else candidates
-        rows, photos = self._look_up([record for _, record in wanted])
-        found = [
-            _Found(line, record, row, photo)
-            for (line, record), row, photo in itertools.zip_longest(candidates, rows, photos)
-        ]
-        if selection.takes_all:
-            self._kept += len(found)
-            self._put("train", found)
-        else:
-            for one in found:
-                self._place(one)
+        rows, photos = self._look_up([record for _, record, _ in wanted])
+        placed: dict[str, list[_Found | None]] = {split: [] for split in SPLITS}
+        for (line, record, known), row, photo in itertools.zip_longest(candidates, rows, photos):
+            self._place(_Found(line, record, known, row, photo), placed)
+        for split, places in placed.items():
+            for is_excluded, run in itertools.groupby(places, lambda one: one is None):
+                if is_excluded:
+                    self._leave_out(split, len([*run]))
+                else:
+                    self._put_found(split, [one for one in run if one is not None])
 
     def _check_bad(self, last: BadRecord) -> None:
         if len(self.plan.bad) > _MOST_BAD:
@@ -338,18 +356,26 @@ class _Planner:
                 self.plan.jsonl,
             )
 
+    def _rows(self, urls: pa.StringArray) -> Numbers:
+        """The photos' rows in the index, `_NO_ROW` where one is not listed."""
+        if self._index is None:
+            return np.full(len(urls), _NO_ROW)
+        distinct = urls.dictionary_encode()  # several edits share a photo
+        found, _ = self._index.matches(distinct.dictionary.to_pylist())
+        rows: Numbers = found[distinct.indices.to_numpy()]
+        return rows
+
     def _look_up(self, records: list[Record]) -> tuple[list[int | None], list[Photo | None]]:
         if self._index is None or not records:
             return [None] * len(records), [None] * len(records)
-        urls = [record.input_url for record in records]
-        unique = [*dict.fromkeys(urls)]  # several edits share a photo
-        found = self._index.rows(unique)
-        row_of = dict(zip(unique, found, strict=True))
-        photo_of = dict(zip(unique, self._index.photos(found), strict=True))
-        return [row_of[url] for url in urls], [photo_of[url] for url in urls]
+        rows = self._index.rows([record.input_url for record in records])
+        return rows, self._index.photos(rows)
 
-    def _place(self, one: _Found) -> None:
-        """Decide a good record's fate: filtered, left out, or a place in a shard."""
+    def _place(self, one: _Found, placed: dict[str, list[_Found | None]]) -> None:
+        """Decide a good record's fate: filtered, left out, or a place in a split.
+
+        One that is excluded takes its place in the cut too, as None.
+        """
         plan, selection = self.plan, self._selection
         number = one.line.number or 0
         image_id = one.photo.image_id if one.photo else None
@@ -362,13 +388,10 @@ class _Planner:
         if not selection.takes(self._kept - 1):
             plan.left_out.append(number)
             return
-        split = selection.split(one.record)
-        if selection.excludes(one.record, image_id):
-            self._shard(split)
-            self._taken[split] += 1
+        is_excluded = selection.excludes(one.record, image_id)
+        placed[selection.split(one.record)].append(None if is_excluded else one)
+        if is_excluded:
             plan.left_out.append(number)
-            return
-        self._put(split, [one])
 
     def _shard(self, split: str) -> tuple[PlannedShard, ShardDigest]:
         """The shard that a split's next record goes to."""
@@ -377,53 +400,105 @@ class _Planner:
             shards.append((PlannedShard(split), ShardDigest(self._settings, self._config)))
         return shards[-1]
 
-    def _put(self, split: str, found: Sequence[_Found]) -> None:
-        """Put records into a split's shards."""
+    def _leave_out(self, split: str, count: int) -> None:
+        """Let records take their places in the cut without being put there."""
+        for _ in range(count):
+            self._shard(split)
+            self._taken[split] += 1
+
+    def _put_found(self, split: str, found: Sequence[_Found]) -> None:
+        """Put records of whatever kind into a split's shards."""
         self._count(found)
-        while found:
+        raws = [one.line.raw or b"" for one in found]
+        cut = _Cut(
+            np.array([one.line.number for one in found]),
+            np.array([one.line.offset for one in found]),
+            np.array([_NO_ROW if one.row is None else one.row for one in found]),
+            lambda i, j: b"\n".join([*raws[i:j], b""]),
+            {place: one.resolved for place, one in enumerate(found) if one.resolved},
+        )
+        self._put(split, cut)
+
+    def _put(self, split: str, cut: _Cut) -> None:
+        """Put records into a split's shards."""
+        begin, count = 0, len(cut.numbers)
+        while begin < count:
             shard, digest = self._shard(split)
-            left = self._shard_size - self._taken[split] % self._shard_size
-            mine, found = found[:left], found[left:]
-            self._taken[split] += len(mine)
-            shard.numbers.extend([one.line.number or 0 for one in mine])
-            shard.offsets.extend([one.line.offset for one in mine])
-            shard.rows.extend([_NO_ROW if one.row is None else one.row for one in mine])
-            digest.add((one.line, one.record, one.photo) for one in mine)
+            end = min(count, begin + self._shard_size - self._taken[split] % self._shard_size)
+            self._taken[split] += end - begin
+            shard.numbers.frombytes(cut.numbers[begin:end].tobytes())
+            shard.offsets.frombytes(cut.offsets[begin:end].tobytes())
+            shard.rows.frombytes(cut.rows[begin:end].tobytes())
+            digest.add(cut.text(begin, end))
+            for place, resolved in cut.resolved.items():
+                if begin <= place < end:
+                    shard.resolved.update(resolved)
+            begin = end
+
+    def _count_usual(self, records: pa.RecordBatch, rows: Numbers) -> None:
+        """Count what planned records are, as `_count` does, where none is odd in itself."""
+        self.plan.unlisted += int((rows < 0).sum())
+        counts = records["edit_type"].value_counts().to_pylist()
+        self._count_types({one["values"]: one["counts"] for one in counts})
+        edited = records["edited"]
+        last = pc.subtract(edited.offsets[1:], 1)
+        self._count_outputs(edited.values.take(last).to_pylist())
 
     def _count(self, found: Sequence[_Found]) -> None:
         """Count what planned records are."""
         plan, odd = self.plan, self.plan.odd
         plan.unlisted += sum([one.photo is None for one in found])
-        types = Counter([one.record.edit_type for one in found])
-        plan.edit_types.update(types)
-        for edit_type, count in types.items():
-            if self._config != "multi_turn" and category_of(edit_type) is None:
-                odd["unknown_edit_type" if edit_type else "no_edit_type"] += count
-        for _, record, _, _ in found:
-            for kind in record.odd:
+        self._count_types(Counter([one.record.edit_type for one in found]))
+        for one in found:
+            for kind in one.record.odd:
                 odd[kind] += 1
-            for path in record.edited + record.rejected:
+            for path in one.record.edited + one.record.rejected:
                 if not path.startswith("images/"):
                     odd["unresolved_path"] += 1
                     break
+        self._count_outputs([one.record.edited[-1] for one in found])
+
+    def _count_types(self, types: Mapping[str | None, int]) -> None:
+        self.plan.edit_types.update(types)
+        for edit_type, count in types.items():
+            if self._config != "multi_turn" and category_of(edit_type) is None:
+                self.plan.odd["unknown_edit_type" if edit_type else "no_edit_type"] += count
+
+    def _count_outputs(self, paths: Sequence[str]) -> None:
         before = len(self._seen)
-        self._seen.update([one.record.edited[-1] for one in found])
-        if repeated := len(found) - (len(self._seen) - before):
-            odd["repeated_output_image"] += repeated
+        self._seen.update(paths)
+        if repeated := len(paths) - (len(self._seen) - before):
+            self.plan.odd["repeated_output_image"] += repeated
 
     def finish(self, sha256: str, resolved: dict[str, str]) -> Plan:
         """Return the plan, with names and digests."""
         plan = self.plan
         plan.sha256, plan.resolved = sha256, dict(sorted(resolved.items()))
         plan.unmatched = {name: len(left) for name, left in self._unmatched.items() if left}
-        for split in SPLITS:
-            shards = self._splits.get(split, [])
-            for number, (shard, digest) in enumerate(shards):
-                shard.name = f"{split}-{number:05d}-of-{len(shards):05d}"
-                shard.digest = digest.hexdigest()
-                plan.shards.append(shard)
+        made = [
+            (f"{split}-{number:05d}-of-{len(shards):05d}", *one)
+            for split in SPLITS
+            for shards in [self._splits.get(split, [])]
+            for number, one in enumerate(shards)
+        ]
+        found = self._photos([shard for _, shard, _ in made])
+        for (name, shard, digest), photos in zip(made, found, strict=True):
+            shard.name, shard.digest = name, digest.hexdigest(shard.resolved, photos)
+            plan.shards.append(shard)
         plan.estimated_bytes = int(plan.records * self._settings.bytes_of_record(self._config))
         return plan
+
+    def _photos(self, shards: Sequence[PlannedShard]) -> Iterator[PackedPhotos]:
+        """The photos of each shard; all are looked up at once, which takes as long as for one."""
+        places = [places_of(np.array(shard.rows, np.int64)) for shard in shards]
+        known = photo_columns([])
+        if self._index is not None and places:
+            known = self._index.columns(np.concatenate([distinct for distinct, _ in places]))
+        begin = 0
+        for distinct, mine in places:
+            end = begin + len(distinct)
+            yield PackedPhotos(known.slice(begin, end - begin), mine)
+            begin = end
 
 
 def _content(settings: ConvertSettings, config: str) -> dict[str, Any]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import functools
-import itertools
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,8 +12,10 @@ from itertools import groupby
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pico_banana import __version__
+from pico_banana.columns import columns_of, usual_columns
 from pico_banana.errors import OutputError, WorkError
 from pico_banana.examples import Example, image_refs, linked, make_example
 from pico_banana.fetch import Fetched, Fetcher
@@ -25,7 +27,7 @@ from pico_banana.sources import ImageRef, Links, Sources
 from .ledger import Ledger, MissingEntry, ShardLedger, stretches
 from .options import ConvertSettings
 from .parquet import LinkedFile, ParquetFile
-from .plan import Part, ShardDigest, without_collection
+from .plan import Part, without_collection
 from .retry import OldShard
 from .store import HashingFile, Store
 from .tasks import ShardTask
@@ -34,7 +36,7 @@ __all__ = ["ShardWriter"]
 
 Found = list[Fetched | Missing]
 
-_BATCH_ROWS = 1000
+_BATCH_ROWS = 5000
 _BATCH_BYTES = 8 * 1024 * 1024
 
 
@@ -120,7 +122,8 @@ class ShardWriter:
             yield self._write(shard.task, shard.old, functools.partial(self._fetch, shard, founds))
 
     def _begin(self, task: ShardTask) -> _Begun:
-        parts = [*itertools.chain.from_iterable(self._batches(task))]
+        self._check_unchanged(task)
+        parts = [*_parts(task)]
         refs = [image_refs(record, photo, self._sources) for _, record, photo in parts]
         return _Begun(task, parts, refs, self._old(task))
 
@@ -141,13 +144,9 @@ class ShardWriter:
         )
         return None
 
-    def _batches(self, task: ShardTask) -> Iterator[list[Part]]:
-        """Parse a task's lines again; they must be what the plan saw, or the end is an error."""
-        digest = ShardDigest(self._settings, task.config)
-        for parts in _batches(task):
-            digest.add(parts)
-            yield parts
-        if digest.hexdigest() != task.digest:
+    def _check_unchanged(self, task: ShardTask) -> None:
+        """Refuse lines and photos that are not what the plan saw."""
+        if task.found_digest(self._settings) != task.digest:
             raise WorkError(
                 f"the records of {task.config}/{task.shard} are not those that were planned: the "
                 "JSONL file or the index has changed underneath; run the same command again"
@@ -191,31 +190,44 @@ class ShardWriter:
 
     def _link(self, task: ShardTask, file: HashingFile, account: _Account) -> int:
         """Add a shard's examples to its Parquet file and its account, without images' bytes."""
+        self._check_unchanged(task)
         images = self._settings.images
         with LinkedFile(file, task.config, images) as parquet, without_collection():
-            for parts in self._batches(task):
-                _, records, photos = zip(*parts, strict=True)
+            for numbers, records, photos in _columns(task):
                 batch = linked(task.config, records, photos, self._links)
                 parquet.add(batch)
-                account.add_linked(parts, batch)
-                self._seen(len(parts), 0, len(parts))
+                account.add_linked(numbers, records, photos, batch)
+                self._seen(len(numbers), 0, len(numbers))
         return parquet.rows
 
 
-def _batches(task: ShardTask) -> Iterator[list[Part]]:
-    """A task's records by the thousand, fewer where their lines are long."""
-    batch: list[Part] = []
-    size = 0
+def _parts(task: ShardTask) -> Iterator[Part]:
+    """A task's records, parsed again."""
     for line, photo in task.parts():
         record = parse_line(task.config, line, task.resolved.get)
         if isinstance(record, Record):
-            batch.append((line, record, photo))
-        size += len(line.raw or b"")
-        if len(batch) == _BATCH_ROWS or size > _BATCH_BYTES:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch
+            yield line, record, photo
+
+
+def _columns(task: ShardTask) -> Iterator[tuple[Sequence[int], pa.RecordBatch, pa.RecordBatch]]:
+    """A task's line numbers, records and photos by the thousand, fewer where lines are long."""
+    lines, photos = task.packed_lines, task.packed_photos
+    begin, count = 0, len(task)
+    while begin < count:
+        longest = lines.starts[begin] + _BATCH_BYTES
+        end = min(begin + _BATCH_ROWS, max(begin + 1, bisect.bisect(lines.starts, longest)))
+        end = min(end, count)
+        text = lines.text[lines.starts[begin] : lines.ends[end - 1]] + b"\n"
+        usual = usual_columns(task.config, text) if lines.offsets[begin] else None
+        if usual is not None and usual.records.num_rows == end - begin:
+            records = usual.records
+        else:
+            parsed = [
+                parse_line(task.config, line, task.resolved.get) for line in lines.lines(begin, end)
+            ]
+            records = columns_of([record for record in parsed if isinstance(record, Record)])
+        yield lines.numbers[begin:end], records, photos.columns(begin, end)
+        begin = end
 
 
 class _Account:
@@ -257,15 +269,22 @@ class _Account:
             for mark in _marks(one, photo)
         ]
 
-    def add_linked(self, parts: Sequence[Part], batch: pa.RecordBatch) -> None:
+    def add_linked(
+        self,
+        numbers: Sequence[int],
+        records: pa.RecordBatch,
+        photos: pa.RecordBatch,
+        batch: pa.RecordBatch,
+    ) -> None:
         """Add records that all have a row, in a batch, and of whose images none is fetched."""
-        self._written += [line.number or 0 for line, _, _ in parts]
-        self._ways += [None] * len(parts)
-        self._matches += [
-            photo.match(record.input_url) if photo else None for _, record, photo in parts
-        ]
-        self._edit_types.update([record.edit_type for _, record, _ in parts])
-        self._input_sources.update(batch.column("input_source").to_pylist())
+        self._written += numbers
+        self._ways += [None] * len(numbers)
+        is_exact = pc.fill_null(pc.equal(records["input_url"], photos["url"]), False)
+        matches = pc.if_else(is_exact, "exact", "name")
+        is_known = pc.is_valid(photos["image_id"])
+        self._matches += pc.if_else(is_known, matches, None).to_pylist()
+        self._edit_types.update(_counted(records["edit_type"]))
+        self._input_sources.update(_counted(batch["input_source"]))
 
     def ledger(self, task: ShardTask, rows: int, size_bytes: int, sha256: str) -> ShardLedger:
         return ShardLedger(
@@ -284,6 +303,10 @@ class _Account:
             marks=self._marks,
             writers={"pico_banana_400k": __version__, "pyarrow": pa.__version__},
         )
+
+
+def _counted(values: pa.Array) -> dict[str | None, int]:
+    return {one["values"]: one["counts"] for one in values.value_counts().to_pylist()}
 
 
 def _marks(one: Fetched, photo: Photo | None) -> list[str]:

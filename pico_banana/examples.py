@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pico_banana.columns import published_urls
 from pico_banana.errors import MissingImageError
 from pico_banana.fetch import Fetched
 from pico_banana.missing import Missing
 from pico_banana.open_images import Photo
-from pico_banana.records import Record, published_url
+from pico_banana.records import Record
 from pico_banana.schema import ATTRIBUTION_FIELDS, arrow_schema, category_of
 from pico_banana.sources import ImageRef, Links, Sources
 
@@ -160,7 +160,7 @@ def _error(record: Record, column: str, missing: Missing) -> MissingImageError:
 
 
 def linked(
-    config: str, records: Sequence[Record], photos: Sequence[Photo | None], links: Links
+    config: str, records: pa.RecordBatch, photos: pa.RecordBatch, links: Links
 ) -> pa.RecordBatch:
     """Return the examples of records as they are without any image's bytes, in this order.
 
@@ -169,88 +169,70 @@ def linked(
 
     Args:
         config: sft, preference or multi_turn.
-        records: the records, at least one; their texts together must have less than 2 GiB.
-        photos: what Open Images says of the input of each.
+        records: the records, at least one, as `pico_banana.columns.RECORD_COLUMNS`; their texts
+            together must have less than 2 GiB.
+        photos: what Open Images says of the input of each, as `photo_columns`.
         links: the addresses of images.
     """
-    inputs = [links.input(*pair) for pair in zip(records, photos, strict=True)]
-    told = zip(*[photo or _NO_PHOTO for photo in photos], strict=True)
-    known = dict(zip(Photo._fields, told, strict=True))
+    addresses, sources = links.inputs(records["input_url"], photos["image_id"])
     columns: dict[str, Any] = {
-        "id": [record.id for record in records],
-        "image_id": known["image_id"],
-        "input_source": [source for _, source in inputs],
-        "input_url": [record.input_url for record in records],
-        "input_image": _addressed([address for address, _ in inputs]),
+        "id": records["id"],
+        "image_id": photos["image_id"],
+        "input_source": sources,
+        "input_url": records["input_url"],
+        "input_image": _addressed(addresses),
         "attribution": pa.StructArray.from_arrays(
-            [pa.array(known[name], pa.string()) for name in ATTRIBUTION_FIELDS],
+            [photos[name] for name in ATTRIBUTION_FIELDS],
             ATTRIBUTION_FIELDS,
-            mask=pa.array([photo is None for photo in photos], pa.bool_()),
+            mask=photos["image_id"].is_null(),
         ),
     }
-    edited = [record.edited for record in records]
     if config == "multi_turn":
         columns |= {
-            "edit_prompts": [record.prompts for record in records],
-            "num_turns": list(map(len, edited)),
-            **_many_linked("edited", edited, links),
+            "edit_prompts": records["prompts"],
+            "num_turns": pc.list_value_length(records["edited"]),
+            **_many_linked("edited", records["edited"], links),
         }
     else:
-        types = [record.edit_type for record in records]
+        types = records["edit_type"].dictionary_encode()
+        categories = [category_of(name) for name in types.dictionary.to_pylist()]
         columns |= {
-            "edit_prompt": [record.prompts[0] for record in records],
-            "short_edit_prompt": [record.short_prompt for record in records],
-            "edit_type": types,
-            "edit_category": list(map(category_of, types)),
-            **_one_linked("chosen" if config == "preference" else "edited", edited, links),
+            "edit_prompt": records["prompts"].flatten(),
+            "short_edit_prompt": records["short_prompt"],
+            "edit_type": records["edit_type"],
+            "edit_category": pa.array(categories, pa.string()).take(types.indices),
         }
+        edited = _linked_images(records["edited"].flatten(), links)
+        prefix = "chosen" if config == "preference" else "edited"
+        columns |= {f"{prefix}_{name}": edited[name] for name in ("image", "url")}
     if config == "preference":
-        columns |= _many_linked("rejected", [record.rejected for record in records], links)
+        columns |= _many_linked("rejected", records["rejected"], links)
     schema = arrow_schema(config, images=links.images)
-    arrays = [_array(columns.get(field.name), field.type, len(records)) for field in schema]
+    count = records.num_rows
+    arrays = [columns.get(field.name, pa.nulls(count, field.type)) for field in schema]
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
-_NO_PHOTO = Photo(*[None] * len(Photo._fields))  # type: ignore[arg-type]
-
-
-def _array(values: Any, kind: pa.DataType, count: int) -> pa.Array:
-    """A column: made already, to be made of its values, or null in every row."""
-    if isinstance(values, pa.Array):
-        return values
-    return pa.nulls(count, kind) if values is None else pa.array(values, kind)
-
-
-def _addressed(addresses: Sequence[str | None]) -> pa.StructArray:
+def _addressed(paths: pa.StringArray) -> pa.StructArray:
     """An image column's values; an address that names a file is a fault of ours."""
-    paths = pa.array(addresses, pa.string())
     if not pc.all(pc.match_substring_regex(paths, "^https?://"), min_count=0).as_py():
         raise AssertionError("an image's path must be an http(s) URL")
     fields = [pa.nulls(len(paths), pa.binary()), paths]
     return pa.StructArray.from_arrays(fields, ["bytes", "path"], mask=paths.is_null())
 
 
-def _one_linked(prefix: str, edited: Sequence[tuple[str, ...]], links: Links) -> dict[str, Any]:
-    paths = [one for (one,) in edited]
-    urls = list(map(published_url, paths))
+def _linked_images(paths: pa.StringArray, links: Links) -> dict[str, pa.Array]:
     return {
-        f"{prefix}_image": _addressed(list(map(links.edited, paths, urls))),
-        f"{prefix}_url": urls,
-    }
-
-
-def _many_linked(
-    prefix: str, edited: Sequence[tuple[str, ...]], links: Links
-) -> dict[str, pa.Array]:
-    """The columns of lists of images; the lists of what is not known keep their length."""
-    paths = list(itertools.chain.from_iterable(edited))
-    urls = list(map(published_url, paths))
-    ends = pa.array([0, *itertools.accumulate(map(len, edited))], pa.int32())
-    flat = {
-        "image": _addressed(list(map(links.edited, paths, urls))),
-        "url": pa.array(urls, pa.string()),
+        "image": _addressed(links.edited(paths)),
+        "url": published_urls(paths),
         "width": pa.nulls(len(paths), pa.int32()),
         "height": pa.nulls(len(paths), pa.int32()),
         "sha256": pa.nulls(len(paths), pa.string()),
     }
-    return {f"{prefix}_{n}s": pa.ListArray.from_arrays(ends, one) for n, one in flat.items()}
+
+
+def _many_linked(prefix: str, paths: pa.ListArray, links: Links) -> dict[str, pa.Array]:
+    """The columns of lists of images; the lists of what is not known keep their length."""
+    flat = _linked_images(paths.flatten(), links)
+    edges = pc.subtract(paths.offsets, paths.offsets[0])
+    return {f"{prefix}_{n}s": pa.ListArray.from_arrays(edges, one) for n, one in flat.items()}

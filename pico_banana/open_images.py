@@ -38,6 +38,7 @@ from pico_banana.records import photo_of
 from pico_banana.remote import RemoteFile
 
 __all__ = [
+    "IMAGE_ID",
     "Index",
     "Photo",
     "Rows",
@@ -45,7 +46,12 @@ __all__ = [
     "is_image_id",
     "mapped_index",
     "open_index",
+    "photo_columns",
+    "photos_of",
 ]
+
+IMAGE_ID = r"\A[0-9a-f]{16}\z"
+"""What an ImageID matches, as Arrow spells it."""
 
 _IMAGE_ID_LENGTH, _HEX = 16, "0123456789abcdef"
 _MOST_LOOKED_AT = 256  # each value maps some 64 KiB around it
@@ -104,6 +110,24 @@ class Photo(NamedTuple):
         digest = hashlib.md5(data, usedforsecurity=False).digest()
         differs = len(listed) == len(digest) and listed != digest
         return "original_md5_differs" if differs else None
+
+
+_PHOTO_COLUMNS = pa.schema(
+    {name: pa.int64() if name == "original_size" else pa.string() for name in Photo._fields}
+)
+
+
+def photo_columns(photos: Sequence[Photo | None]) -> pa.RecordBatch:
+    """Return photos as columns named as `Photo`'s fields; None is null in all of them."""
+    unknown = [None] * len(Photo._fields)
+    columns = [*zip(*(photo or unknown for photo in photos), strict=True)] or [()] * len(unknown)
+    arrays = [pa.array(one, kind) for one, kind in zip(columns, _PHOTO_COLUMNS.types, strict=True)]
+    return pa.RecordBatch.from_arrays(arrays, schema=_PHOTO_COLUMNS)
+
+
+def photos_of(columns: pa.RecordBatch) -> Iterator[Photo]:
+    """Yield the photos that columns hold."""
+    return itertools.starmap(Photo, zip(*columns.to_pydict().values(), strict=True))
 
 
 def is_image_id(text: str) -> bool:
@@ -167,9 +191,16 @@ class Index:
         known = np.array(sorted({row for row in rows if row is not None}), np.int64)
         photos: dict[int, Photo] = {}
         for taken, mine in self._taken(known, list(Photo._fields)):
-            values = zip(*taken.to_pydict().values(), strict=True)
-            photos.update(zip(mine.tolist(), itertools.starmap(Photo, values), strict=True))
+            photos.update(zip(mine.tolist(), photos_of(taken), strict=True))
         return [None if row is None else photos[row] for row in rows]
+
+    def columns(self, rows: Rows) -> pa.RecordBatch:
+        """Return the photos at these rows, in this order, as columns named as `Photo`'s fields."""
+        known, places = np.unique(rows, return_inverse=True)
+        taken = [batch for batch, _ in self._taken(known, list(Photo._fields))]
+        table = pa.Table.from_batches(taken, _PHOTO_COLUMNS).combine_chunks()
+        (batch,) = table.to_batches() or [photo_columns([])]
+        return batch.take(numbers_of(places))
 
     def image_ids(self, rows: Rows) -> list[str | None]:
         """Return the ImageIDs of the photos at these rows, which must be ascending."""

@@ -17,10 +17,11 @@ from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
 from pico_banana.cache import Fetching
+from pico_banana.columns import columns_of
 from pico_banana.errors import MissingImageError
 from pico_banana.examples import Example, image_refs, linked, make_example
 from pico_banana.fetch import Fetcher
-from pico_banana.open_images import Index, Photo, index_path, mapped_index
+from pico_banana.open_images import Index, Photo, index_path, mapped_index, photo_columns
 from pico_banana.records import BadRecord, Record
 from pico_banana.release import Release, state_of
 from pico_banana.remote import RemoteFile
@@ -190,11 +191,12 @@ class Reader:
         picked = itertools.chain.from_iterable(map(self._picked, ranges))
         mine = (one for one in picked if selection.split(one.record) == split)
         for chunk in _chunks(mine):
-            records, photos = zip(*chunk, strict=True)
+            records = columns_of([one.record for one in chunk])
+            photos = photo_columns([one.photo for one in chunk])
             rows = linked(self.config, records, photos, links).to_pylist()
-            for record, row in zip(records, rows, strict=True):
-                assert record.line is not None
-                yield record.line.offset, row
+            for one, row in zip(chunk, rows, strict=True):
+                assert one.record.line is not None
+                yield one.record.line.offset, row
 
     def _picked(self, reading: Range) -> Iterator[Picked]:
         """The selected records of a range; `ranges` has seen to offset and limit."""

@@ -8,10 +8,14 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 from urllib.parse import quote, urlsplit
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pico_banana.columns import below, quoted
 from pico_banana.guard import AddressGuard
 from pico_banana.hosts import Host
 from pico_banana.missing import AskError, MissingReason
-from pico_banana.open_images import Photo, is_image_id
+from pico_banana.open_images import IMAGE_ID, Photo, is_image_id
 from pico_banana.records import PUBLISHED_BASE, Record, published_url
 from pico_banana.settings import BUCKET, FLICKR_HOSTS, Settings, where_asked
 
@@ -165,7 +169,7 @@ class Links:
         self._sources = Sources(settings)
         self._guard = AddressGuard(self._sources.allowed_hosts(), self._sources.named_hosts())
         self._cdn = mirrored(settings.cdn, settings.mirrors)
-        self._last: tuple[Photo | None, str] = (None, "")
+        self._bucket = mirrored(BUCKET, settings.mirrors).rstrip("/")
 
     def addresses(self) -> dict[str, Any]:
         """Return what, besides records and photos, decides the addresses; no secret is in it."""
@@ -178,32 +182,45 @@ class Links:
             found["mirrors"] = [list(pair) for pair in self._settings.mirrors.items()]
         return found
 
-    def input(self, record: Record, photo: Photo | None) -> tuple[str | None, str | None]:
-        """Return the address of a record's input image and its `input_source`, or two None."""
-        if self.images == "url":
-            if photo is not None and photo is self._last[0]:  # several edits share a photo
-                return self._last[1], "open_images"
-            for kind in self._kinds:
-                if kind == "flickr":
-                    place = self._sources.flickr(record.input_url)
-                    if place is not None and self._may_ask(place.address):
-                        return place.address, "flickr"
-                elif photo is not None and is_image_id(photo.image_id):
-                    (place,) = self._sources.photo("bucket", photo.image_id)
-                    self._last = (photo if kind == self._kinds[0] else None, place.address)
-                    return self._last[1], "open_images"
-        return None, None
-
-    def edited(self, path: str, url: str) -> str | None:
-        """Return the address of an edited image, None where nobody knows where it lies.
+    def inputs(
+        self, urls: pa.StringArray, image_ids: pa.StringArray
+    ) -> tuple[pa.StringArray, pa.StringArray]:
+        """Return the address of each record's input image and its `input_source`, or two nulls.
 
         Args:
-            path: below the release's base.
-            url: its published address, whose quoting serves here too.
+            urls: the records' `input_url`.
+            image_ids: their photos' ImageIDs, null where one is not listed.
         """
-        if self.images != "url" or not path.startswith("images/"):
-            return None
-        return f"{self._cdn}/{url[len(PUBLISHED_BASE) :]}"
+        addresses = sources = pa.nulls(len(urls), pa.string())
+        for kind in self._kinds if self.images == "url" else ():
+            if kind == "flickr":
+                distinct = urls.dictionary_encode()
+                known = [self._flickr(url) for url in distinct.dictionary.to_pylist()]
+                found = pa.array(known, pa.string()).take(distinct.indices)
+            else:
+                is_usable = pc.match_substring_regex(image_ids, IMAGE_ID)
+                usable = pc.if_else(is_usable, image_ids, None)
+                found = below(f"{self._bucket}/", usable, ".jpg")
+            source = "flickr" if kind == "flickr" else "open_images"
+            is_new = pc.and_(addresses.is_null(), found.is_valid())
+            addresses = pc.if_else(is_new, found, addresses)
+            sources = pc.if_else(is_new, source, sources)
+        return addresses, sources
+
+    def edited(self, paths: pa.StringArray) -> pa.StringArray:
+        """Return the addresses of edited images, null where nobody knows where one lies.
+
+        Args:
+            paths: below the release's base.
+        """
+        if self.images != "url":
+            return pa.nulls(len(paths), pa.string())
+        is_known = pc.starts_with(paths, "images/")
+        return pc.if_else(is_known, below(f"{self._cdn}/", quoted(paths)), None)
+
+    def _flickr(self, url: str) -> str | None:
+        place = self._sources.flickr(url)
+        return place.address if place is not None and self._may_ask(place.address) else None
 
     def _may_ask(self, address: str) -> bool:
         """Whether a photo's own address may be passed on to readers of links."""
