@@ -9,6 +9,7 @@ import itertools
 import os
 import shutil
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,10 +31,10 @@ from pico_banana.tars import Tars
 from .card import CARD_NAME, ConfigReport, read_reports, write_card
 from .ledger import Ledger, ShardLedger
 from .options import ConvertSettings, RunOptions
-from .plan import Plan, differences, make_plan
+from .plan import Plan, differences, make_plan, without_collection
 from .progress import Shown
 from .retry import Retry, retries_of, told
-from .runners import LocalRunner
+from .runners import LocalRunner, ThreadRunner
 from .runs import RUNS_FOLDER, recorded
 from .store import Store
 from .tasks import ShardTask
@@ -78,10 +79,16 @@ def plan_configs(
     with shown.bytes_bar("fetching Open Images' image list (about 600 MB, once)") as progress:
         place = settings.open_images_metadata
         index = open_index(release.mirror(place), settings.storage_options, progress)
-    plans = []
-    for config, path in zip(configs, paths, strict=True):
-        shown.say(f"planning {config} ...")
-        plans.append(make_plan(config, settings, path, release.manifest(config), index))
+    # Two at once: most of the work is in libraries that let other threads run.
+    with ThreadPoolExecutor(2, thread_name_prefix="pico-banana-plan") as pool, without_collection():
+        begun = [
+            pool.submit(make_plan, config, settings, path, release.manifest(config), index)
+            for config, path in zip(configs, paths, strict=True)
+        ]
+        plans = []
+        for config, one in zip(configs, begun, strict=True):
+            shown.say(f"planning {config} ...")
+            plans.append(one.result())
     return plans, index
 
 
@@ -278,9 +285,10 @@ class _Conversion:
         workers = min(self.options.workers, sum(len(one.left) for one in begun))
         made: list[ShardLedger] = []
         self.store.make_folder(RUNS_FOLDER)
+        runner_of = LocalRunner if self.settings.images == "bytes" else ThreadRunner
         with (
             recorded(self.store, self.shown, [one.plan.config for one in begun], workers) as run,
-            LocalRunner(self.settings, self.store, workers, self.shown.say) as runner,
+            runner_of(self.settings, self.store, workers, self.shown.say) as runner,
             self.shown.examples_bar(planned, before, missing_before) as update,
         ):
             run.traffic = runner.traffic

@@ -20,7 +20,6 @@ from rich.table import Table
 
 from pico_banana.cache import replacing
 from pico_banana.errors import OutputError, SettingError, bare_url
-from pico_banana.image_list import Flags
 from pico_banana.open_images import Index, Rows, is_image_id, open_index
 from pico_banana.records import BadRecord, photo_of
 from pico_banana.release import Release
@@ -33,7 +32,6 @@ from .text import printable
 __all__ = ["Coverage", "IndexReport", "report_index", "show_index"]
 
 _MOST_EXAMPLES = 5
-_MOST_URLS = 262_144  # looked up at once: 1 GiB if each was as long as a URL may be
 _SWITCH_S = 0.0005
 
 
@@ -194,16 +192,8 @@ def _all_of(inputs: Sequence[_Inputs]) -> _Inputs:
     return _Inputs("all", records, bad, lines)
 
 
-def _matches(urls: Sequence[str], index: Index) -> tuple[Rows, Flags]:
-    """As `Index.matches`, of any number of URLs."""
-    starts = range(0, max(len(urls), 1), _MOST_URLS)
-    parts = [index.matches(urls[start : start + _MOST_URLS]) for start in starts]
-    rows, is_exact = zip(*parts, strict=True)
-    return np.concatenate(rows), np.concatenate(is_exact)
-
-
 def _coverage(inputs: _Inputs, index: Index) -> Coverage:
-    rows, is_exact = _matches([*inputs.lines], index)
+    rows, is_exact = index.matches([*inputs.lines])
     unmatched, exact = int((rows < 0).sum()), int(is_exact.sum())
     first = itertools.islice(itertools.compress(inputs.lines.items(), rows < 0), _MOST_EXAMPLES)
     # A tar's name ends with the first digit of its photos' ImageIDs.
@@ -282,9 +272,9 @@ def _write(path: str, index: Index, urls: Sequence[str] | None) -> int:
     if urls is None:
         shutil.copyfile(index.path, path)
         return len(index)
-    rows, _ = _matches(urls, index)
+    rows, _ = index.matches(urls)
     # The first photo of the same name too: other spellings of the URL lead to it.
-    same_name, _ = _matches([photo_of(url) for url in urls], index)
+    same_name, _ = index.matches([photo_of(url) for url in urls])
     needed = _distinct(np.concatenate([rows, same_name]), index)
     index.write_rows(needed, path)
     return len(needed)

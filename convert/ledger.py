@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
+import numpy as np
+
+from pico_banana.columns import Numbers
 from pico_banana.errors import OutputError
 
 from .store import Store, dump_json
@@ -30,15 +33,14 @@ Stretches = list[list[int]]
 """Line numbers as [first, last] pairs, both inclusive, ascending: `[[1, 250], [252, 252]]`."""
 
 
-def stretches(numbers: Iterable[int]) -> Stretches:
+def stretches(numbers: Sequence[int] | Numbers) -> Stretches:
     """Return ascending numbers as stretches."""
-    found: Stretches = []
-    for number in numbers:
-        if found and number == found[-1][1] + 1:
-            found[-1][1] = number
-        else:
-            found.append([number, number])
-    return found
+    if not len(numbers):
+        return []
+    given = np.asarray(numbers)
+    breaks = np.flatnonzero(np.diff(given) != 1)
+    firsts, lasts = given[[0, *(breaks + 1)]], given[[*breaks, -1]]
+    return [list(pair) for pair in zip(firsts.tolist(), lasts.tolist(), strict=True)]
 
 
 def numbers_of(found: Sequence[Sequence[int]]) -> Iterator[int]:

@@ -11,10 +11,11 @@ import gc
 import hashlib
 import itertools
 from array import array
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 import numpy as np
 import orjson
@@ -23,6 +24,7 @@ import pyarrow.compute as pc
 
 from pico_banana.columns import Block, Numbers, Usual, parsed, split_blocks
 from pico_banana.errors import ReleaseError
+from pico_banana.image_list import numbers_of, strings_of, values_of
 from pico_banana.open_images import Index, Photo, photo_columns
 from pico_banana.records import BadRecord, Line, Record, parse_line
 from pico_banana.release import Manifest
@@ -46,6 +48,8 @@ __all__ = [
 _CHUNK_LINES = 4096
 _MOST_BAD = 1_000_000  # a plan lists each, at some 400 bytes of memory
 _NO_ROW = -1
+_BLOCKS_AHEAD = 3
+_T = TypeVar("_T")
 
 Part = tuple[Line, Record, Photo | None]
 """A planned record: its line, what it says, and what Open Images says of its input."""
@@ -61,6 +65,7 @@ class PlannedShard:
         offsets: where these lines begin in the JSONL file.
         rows: their photos' rows in the index, -1 where a photo is not listed.
         resolved: what the manifest says of the paths that its lines need it for.
+        is_usual: whether all its lines were found to be as usual, see `pico_banana.columns`.
         digest: see `ShardDigest`; hex once the plan is made.
         name: file name without `.parquet`, once the plan is made.
     """
@@ -72,6 +77,7 @@ class PlannedShard:
     offsets: array[int] = field(default_factory=lambda: array("q"))
     rows: array[int] = field(default_factory=lambda: array("q"))
     resolved: dict[str, str] = field(default_factory=dict)
+    is_usual: bool = True
 
     def __len__(self) -> int:
         """The number of records."""
@@ -176,9 +182,12 @@ class Plan:
             self.config,
             shard.name,
             shard.digest,
-            PackedLines.read(file, shard.offsets, shard.numbers),
+            PackedLines.read(
+                file, np.array(shard.offsets, np.int64), np.array(shard.numbers, np.int64)
+            ),
             PackedPhotos.of(np.array(shard.rows, np.int64), index),
             shard.resolved,
+            shard.is_usual,
         )
 
 
@@ -208,9 +217,21 @@ def make_plan(
             planner.plan.size_bytes += len(block)
             return block
 
-        for block in split_blocks(read):
-            planner.add(block, manifest)
+        for parts in _ahead(planner.parts, split_blocks(read)):
+            planner.add(parts, manifest)
     return planner.finish(digest.hexdigest(), manifest.found)
+
+
+def _ahead(call: Callable[[Block], _T], blocks: Iterable[Block]) -> Iterator[_T]:
+    """What a function returns of each block, called in a thread for some blocks ahead."""
+    called: deque[Future[_T]] = deque()
+    with ThreadPoolExecutor(2, thread_name_prefix="pico-banana-parsing") as pool:
+        for block in blocks:
+            called.append(pool.submit(call, block))
+            if len(called) > _BLOCKS_AHEAD:
+                yield called.popleft().result()
+        while called:
+            yield called.popleft().result()
 
 
 @contextlib.contextmanager
@@ -242,16 +263,19 @@ class _Cut(NamedTuple):
     """Records of one split that follow each other, as what a shard keeps of them.
 
     Attributes:
-        numbers, offsets, rows: as `PlannedShard` has them.
+        numbers, offsets: as `PlannedShard` has them.
+        rows: likewise; None where they are looked up in the end, all at once.
         text: gives the lines from one place to another, as a digest takes them.
         resolved: by place, what the manifest says of a record's paths.
+        is_usual: whether all lines are as usual.
     """
 
     numbers: Numbers
     offsets: Numbers
-    rows: Numbers
+    rows: Numbers | None
     text: Callable[[int, int], bytes]
     resolved: Mapping[int, Mapping[str, str]]
+    is_usual: bool
 
 
 class _Planner:
@@ -267,19 +291,23 @@ class _Planner:
         self._kept = 0
         self._splits: dict[str, list[tuple[PlannedShard, ShardDigest]]] = {}
         self._taken: Counter[str] = Counter()
-        self._seen: set[str] = set()
+        self._outputs: list[pa.StringArray] = []
+        self._urls: list[pa.StringArray] = []  # of records whose photos are looked up in the end
         self._unmatched = {
             name: set(given)
             for name in ("ids", "exclude_ids")
             if (given := getattr(settings, name)) is not None
         }
 
-    def add(self, block: Block, manifest: Manifest) -> None:
-        """Plan the next lines."""
+    def parts(self, block: Block) -> list[tuple[Block, Usual | None]]:
+        """Return the parts of a block as `add` takes them; for any thread."""
         if not self._selection.takes_all:
-            self._add_each(block, manifest)
-            return
-        for part, usual in parsed(self._config, block):
+            return [(block, None)]
+        return [*parsed(self._config, block)]
+
+    def add(self, parts: Sequence[tuple[Block, Usual | None]], manifest: Manifest) -> None:
+        """Plan the next lines."""
+        for part, usual in parts:
             if usual is None:
                 self._add_each(part, manifest)
             else:
@@ -291,12 +319,14 @@ class _Planner:
         count = len(starts)
         self.plan.lines += count
         self._kept += count
-        rows = self._rows(records["input_url"])
-        self._count_usual(records, rows)
+        self._urls.append(records["input_url"])
+        self._count_usual(records)
         text = block.text or b""
         edges = [*starts.tolist(), len(text)]
         numbers = np.arange(block.number, block.number + count)
-        cut = _Cut(numbers, starts + block.offset, rows, lambda i, j: text[edges[i] : edges[j]], {})
+        cut = _Cut(
+            numbers, starts + block.offset, None, lambda i, j: text[edges[i] : edges[j]], {}, True
+        )
         self._put("train", cut)
 
     def _add_each(self, block: Block, manifest: Manifest) -> None:
@@ -335,7 +365,8 @@ class _Planner:
                 plan.filtered.append(number)
         # Once the limit is reached only ids still need ImageIDs, to tell filtered from left out.
         is_full = selection.end is not None and self._kept >= selection.end
-        wanted = [] if is_full and selection.ids is None else candidates
+        needs_none = selection.takes_all or (is_full and selection.ids is None)
+        wanted = [] if needs_none else candidates
         rows, photos = self._look_up([record for _, record, _ in wanted])
         placed: dict[str, list[_Found | None]] = {split: [] for split in SPLITS}
         for (line, record, known), row, photo in itertools.zip_longest(candidates, rows, photos):
@@ -355,15 +386,6 @@ class _Planner:
                 f"{last.reason.value}: {last.detail}",
                 self.plan.jsonl,
             )
-
-    def _rows(self, urls: pa.StringArray) -> Numbers:
-        """The photos' rows in the index, `_NO_ROW` where one is not listed."""
-        if self._index is None:
-            return np.full(len(urls), _NO_ROW)
-        distinct = urls.dictionary_encode()  # several edits share a photo
-        found, _ = self._index.matches(distinct.dictionary.to_pylist())
-        rows: Numbers = found[distinct.indices.to_numpy()]
-        return rows
 
     def _look_up(self, records: list[Record]) -> tuple[list[int | None], list[Photo | None]]:
         if self._index is None or not records:
@@ -410,12 +432,19 @@ class _Planner:
         """Put records of whatever kind into a split's shards."""
         self._count(found)
         raws = [one.line.raw or b"" for one in found]
+        rows = None
+        if self._selection.takes_all:
+            self._urls.append(strings_of([one.record.input_url for one in found]))
+        else:
+            rows = np.array([_NO_ROW if one.row is None else one.row for one in found])
+            self.plan.unlisted += int((rows < 0).sum())
         cut = _Cut(
             np.array([one.line.number for one in found]),
             np.array([one.line.offset for one in found]),
-            np.array([_NO_ROW if one.row is None else one.row for one in found]),
+            rows,
             lambda i, j: b"\n".join([*raws[i:j], b""]),
             {place: one.resolved for place, one in enumerate(found) if one.resolved},
+            False,
         )
         self._put(split, cut)
 
@@ -428,26 +457,26 @@ class _Planner:
             self._taken[split] += end - begin
             shard.numbers.frombytes(cut.numbers[begin:end].tobytes())
             shard.offsets.frombytes(cut.offsets[begin:end].tobytes())
-            shard.rows.frombytes(cut.rows[begin:end].tobytes())
+            if cut.rows is not None:
+                shard.rows.frombytes(cut.rows[begin:end].tobytes())
             digest.add(cut.text(begin, end))
+            shard.is_usual &= cut.is_usual
             for place, resolved in cut.resolved.items():
                 if begin <= place < end:
                     shard.resolved.update(resolved)
             begin = end
 
-    def _count_usual(self, records: pa.RecordBatch, rows: Numbers) -> None:
+    def _count_usual(self, records: pa.RecordBatch) -> None:
         """Count what planned records are, as `_count` does, where none is odd in itself."""
-        self.plan.unlisted += int((rows < 0).sum())
         counts = records["edit_type"].value_counts().to_pylist()
         self._count_types({one["values"]: one["counts"] for one in counts})
         edited = records["edited"]
-        last = pc.subtract(edited.offsets[1:], 1)
-        self._count_outputs(edited.values.take(last).to_pylist())
+        last = values_of(edited.offsets)[1:] - 1
+        self._outputs.append(edited.values.take(numbers_of(last)))
 
     def _count(self, found: Sequence[_Found]) -> None:
         """Count what planned records are."""
-        plan, odd = self.plan, self.plan.odd
-        plan.unlisted += sum([one.photo is None for one in found])
+        odd = self.plan.odd
         self._count_types(Counter([one.record.edit_type for one in found]))
         for one in found:
             for kind in one.record.odd:
@@ -456,7 +485,7 @@ class _Planner:
                 if not path.startswith("images/"):
                     odd["unresolved_path"] += 1
                     break
-        self._count_outputs([one.record.edited[-1] for one in found])
+        self._outputs.append(strings_of([one.record.edited[-1] for one in found]))
 
     def _count_types(self, types: Mapping[str | None, int]) -> None:
         self.plan.edit_types.update(types)
@@ -464,16 +493,13 @@ class _Planner:
             if self._config != "multi_turn" and category_of(edit_type) is None:
                 self.plan.odd["unknown_edit_type" if edit_type else "no_edit_type"] += count
 
-    def _count_outputs(self, paths: Sequence[str]) -> None:
-        before = len(self._seen)
-        self._seen.update(paths)
-        if repeated := len(paths) - (len(self._seen) - before):
-            self.plan.odd["repeated_output_image"] += repeated
-
     def finish(self, sha256: str, resolved: dict[str, str]) -> Plan:
         """Return the plan, with names and digests."""
         plan = self.plan
         plan.sha256, plan.resolved = sha256, dict(sorted(resolved.items()))
+        outputs = pa.chunked_array(self._outputs, pa.string())
+        if repeated := len(outputs) - pc.count_distinct(outputs).as_py():
+            plan.odd["repeated_output_image"] = repeated
         plan.unmatched = {name: len(left) for name, left in self._unmatched.items() if left}
         made = [
             (f"{split}-{number:05d}-of-{len(shards):05d}", *one)
@@ -481,12 +507,28 @@ class _Planner:
             for shards in [self._splits.get(split, [])]
             for number, one in enumerate(shards)
         ]
+        self._find_rows([shard for _, shard, _ in made])
         found = self._photos([shard for _, shard, _ in made])
         for (name, shard, digest), photos in zip(made, found, strict=True):
             shard.name, shard.digest = name, digest.hexdigest(shard.resolved, photos)
             plan.shards.append(shard)
         plan.estimated_bytes = int(plan.records * self._settings.bytes_of_record(self._config))
         return plan
+
+    def _find_rows(self, shards: Sequence[PlannedShard]) -> None:
+        """Look up the photos of records that were put into shards without."""
+        if not self._urls:
+            return
+        distinct = pa.chunked_array(self._urls).combine_chunks().dictionary_encode()
+        rows = np.full(len(distinct), _NO_ROW)
+        if self._index is not None:  # several edits share a photo
+            found, _ = self._index.matches(distinct.dictionary)
+            rows = found[values_of(distinct.indices)]
+        self.plan.unlisted = int((rows < 0).sum())
+        begin = 0
+        for shard in shards:
+            shard.rows.frombytes(rows[begin : begin + len(shard)].tobytes())
+            begin += len(shard)
 
     def _photos(self, shards: Sequence[PlannedShard]) -> Iterator[PackedPhotos]:
         """The photos of each shard; all are looked up at once, which takes as long as for one."""

@@ -12,8 +12,7 @@ import pyarrow.parquet as pq
 
 from pico_banana.errors import OutputError, WorkError
 from pico_banana.examples import image_columns
-from pico_banana.fetch import Fetched
-from pico_banana.images import ImageFacts
+from pico_banana.images import Fetched, ImageFacts
 from pico_banana.missing import Missing, MissingReason
 from pico_banana.records import Record
 from pico_banana.schema import columns

@@ -11,6 +11,8 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from concurrent import futures
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
@@ -18,7 +20,6 @@ from multiprocessing.context import SpawnProcess
 from typing import TYPE_CHECKING, Any
 
 from pico_banana.errors import WorkError
-from pico_banana.fetch import Fetcher
 from pico_banana.leases import LeaseServer
 from pico_banana.traffic import Traffic
 
@@ -32,7 +33,7 @@ from .tasks import ShardTask
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["Counts", "LocalRunner"]
+__all__ = ["Counts", "LocalRunner", "ThreadRunner"]
 
 _TICK_S = 0.25
 _TASKS_AHEAD = 2  # the one that is carried out, and the next, whose images are fetched meanwhile
@@ -60,6 +61,83 @@ class _Worker:
     tasks: int = 0
 
 
+class ThreadRunner:
+    """Runs tasks that fetch nothing in threads of this process.
+
+    Their work is Arrow's, which lets other threads run; processes would take as long to start and
+    to be handed their tasks as to carry them out. A context manager.
+
+    Args:
+        settings: as planned.
+        store: the output.
+        workers: how many threads.
+        say: told what a person should know.
+    """
+
+    def __init__(
+        self, settings: ConvertSettings, store: Store, workers: int, say: Callable[[str], None]
+    ) -> None:
+        self._writer = ShardWriter(settings, store, None, self._seen, say)
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="pico-banana-shards")
+        self._most = workers + 1  # one waits
+        self._counts = Counts()
+        self._lock, self._is_left = threading.Lock(), threading.Event()
+
+    def __enter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End the threads; what they have not finished leaves no file under its final name."""
+        self._is_left.set()
+        self._pool.shutdown(cancel_futures=True)
+
+    @property
+    def traffic(self) -> Traffic:
+        """What the hosts were asked: nothing."""
+        return Traffic()
+
+    @property
+    def counts(self) -> Counts:
+        """What has been done so far."""
+        return self._counts
+
+    def _seen(self, rows: int, examples_missing: int, records: int) -> None:
+        if self._is_left.is_set():
+            raise WorkError("the run ends")
+        with self._lock:
+            before = self._counts
+            self._counts = Counts(
+                rows=before.rows + rows,
+                examples_missing=before.examples_missing + examples_missing,
+                records=before.records + records,
+            )
+
+    def run(self, tasks: Iterator[ShardTask]) -> Iterator[ShardLedger | None]:
+        """Yield the ledger of each finished shard as it comes, and None every now and then.
+
+        Raises:
+            PicoBananaError: what a thread raised.
+        """
+
+        def carry_out(task: ShardTask) -> ShardLedger:
+            (ledger,) = self._writer.carry_out([task])
+            return ledger
+
+        waiting, begun = True, set[Future[ShardLedger]]()
+        while waiting or begun:
+            check()
+            while waiting and len(begun) < self._most:
+                task = next(tasks, None)
+                waiting = task is not None
+                if task is not None:
+                    begun.add(self._pool.submit(carry_out, task))
+            done, begun = futures.wait(begun, _TICK_S, futures.FIRST_COMPLETED)
+            yield from (one.result() for one in done)
+            if not done:
+                yield None
+
+
 class LocalRunner:
     """Runs tasks in worker processes of this machine, which share every host's budget.
 
@@ -77,8 +155,7 @@ class LocalRunner:
     ) -> None:
         self._settings, self._store, self._count = settings, store, workers
         self._say = say
-        # Where no image is fetched there is nothing to share.
-        self._leases = LeaseServer(settings.fetch, say) if settings.images == "bytes" else None
+        self._leases = LeaseServer(settings.fetch, say)
         # Spawned, not forked: the parent has threads. A fork would copy their locks.
         self._context = multiprocessing.get_context("spawn")
         self._counts = self._context.RawArray("q", workers * len(_FIELDS))
@@ -86,8 +163,7 @@ class LocalRunner:
 
     def __enter__(self) -> Self:
         """Start granting leases; workers start with the first task."""
-        if self._leases is not None:
-            self._leases.__enter__()
+        self._leases.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -103,13 +179,12 @@ class LocalRunner:
             for worker in self._workers:
                 worker.process.join()
         finally:
-            if self._leases is not None:
-                self._leases.__exit__()
+            self._leases.__exit__()
 
     @property
     def traffic(self) -> Traffic:
         """What the hosts were asked; complete once the runner has ended."""
-        return Traffic() if self._leases is None else self._leases.traffic
+        return self._leases.traffic
 
     @property
     def counts(self) -> Counts:
@@ -152,8 +227,7 @@ class LocalRunner:
 
     def _start(self) -> _Worker:
         ours, theirs = self._context.Pipe()
-        address = self._leases.address if self._leases is not None else None
-        arguments = (theirs, self._settings, self._store, address)
+        arguments = (theirs, self._settings, self._store, self._leases.address)
         process = self._context.Process(
             target=_work,
             args=(*arguments, self._counts, len(self._workers)),
@@ -195,29 +269,26 @@ def _work(
     connection: Connection,
     settings: ConvertSettings,
     store: Store,
-    leases: str | None,
+    leases: str,
     counts: Any,
     place: int,
 ) -> None:
     """Be a worker's process; asked to end, drop what is half written and end."""
     try:
         catch((signal.SIGTERM, signal.SIGHUP))
+        from pico_banana.fetch import Fetcher  # noqa: PLC0415  (slow to import; here alone needed)
+
         warnings.filterwarnings("ignore", module=r"PIL\.")  # odd EXIF, thousands of times
         _end_with_parent()
         begin = place * len(_FIELDS)
-        with contextlib.ExitStack() as opened:
-            fetcher = None
-            if leases is not None:
-                decode = settings.check == "decode"
-                fetcher = opened.enter_context(Fetcher(settings, decode=decode, leases=leases))
+        decode = settings.check == "decode"
+        with Fetcher(settings, decode=decode, leases=leases) as fetcher:
 
             def seen(rows: int, examples_missing: int, records: int) -> None:
                 check()
                 counts[begin] += rows
                 counts[begin + 1] += examples_missing
                 counts[begin + 2] += records
-                if fetcher is None:
-                    return
                 tally = fetcher.tally
                 counts[begin + 3] = tally.images
                 counts[begin + 4] = tally.size_bytes

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import bisect
 import contextlib
 import functools
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pico_banana import __version__
-from pico_banana.columns import columns_of, usual_columns
+from pico_banana.columns import columns_of, known_columns
 from pico_banana.errors import OutputError, WorkError
 from pico_banana.examples import Example, image_refs, linked, make_example
-from pico_banana.fetch import Fetched, Fetcher
+from pico_banana.images import Fetched
 from pico_banana.missing import Missing
 from pico_banana.open_images import Photo
 from pico_banana.records import Line, Record, parse_line
@@ -31,6 +31,9 @@ from .plan import Part, without_collection
 from .retry import OldShard
 from .store import HashingFile, Store
 from .tasks import ShardTask
+
+if TYPE_CHECKING:  # it takes long to import, and where images are links nothing is fetched
+    from pico_banana.fetch import Fetcher
 
 __all__ = ["ShardWriter"]
 
@@ -214,19 +217,17 @@ def _columns(task: ShardTask) -> Iterator[tuple[Sequence[int], pa.RecordBatch, p
     lines, photos = task.packed_lines, task.packed_photos
     begin, count = 0, len(task)
     while begin < count:
-        longest = lines.starts[begin] + _BATCH_BYTES
-        end = min(begin + _BATCH_ROWS, max(begin + 1, bisect.bisect(lines.starts, longest)))
-        end = min(end, count)
-        text = lines.text[lines.starts[begin] : lines.ends[end - 1]] + b"\n"
-        usual = usual_columns(task.config, text) if lines.offsets[begin] else None
-        if usual is not None and usual.records.num_rows == end - begin:
-            records = usual.records
+        longest = int(np.searchsorted(lines.starts, lines.starts[begin] + _BATCH_BYTES))
+        end = min(begin + _BATCH_ROWS, max(begin + 1, longest), count)
+        if task.is_usual:
+            text = lines.text[lines.starts[begin] : lines.ends[end - 1]] + b"\n"
+            records = known_columns(task.config, text)
         else:
             parsed = [
                 parse_line(task.config, line, task.resolved.get) for line in lines.lines(begin, end)
             ]
             records = columns_of([record for record in parsed if isinstance(record, Record)])
-        yield lines.numbers[begin:end], records, photos.columns(begin, end)
+        yield lines.numbers[begin:end].tolist(), records, photos.columns(begin, end)
         begin = end
 
 

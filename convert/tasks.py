@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
 import hashlib
-from array import array
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, BinaryIO, NamedTuple
@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pico_banana.columns import Numbers
+from pico_banana.image_list import numbers_of, values_of
 from pico_banana.open_images import Index, Photo, photo_columns, photos_of
 from pico_banana.records import MAX_LINE_BYTES, Line, line_of
 
@@ -34,39 +35,40 @@ class PackedLines(NamedTuple):
         text: the bytes of all.
     """
 
-    offsets: array[int]
-    numbers: array[int]
-    starts: array[int]
-    ends: array[int]
+    offsets: Numbers
+    numbers: Numbers
+    starts: Numbers
+    ends: Numbers
     text: bytes
 
     @classmethod
-    def read(cls, file: BinaryIO, offsets: array[int], numbers: array[int]) -> PackedLines:
+    def read(cls, file: BinaryIO, offsets: Numbers, numbers: Numbers) -> PackedLines:
         """Read lines that were found at these offsets; those that follow each other, in one go."""
-        starts, ends = array("q"), array("q")
+        starts, ends = np.zeros_like(offsets), np.zeros_like(offsets)
         texts: list[bytes] = []
-        size = 0
+        begin = size = 0
         for first, last in stretches(numbers):
-            begin = len(starts)
-            mine = offsets[begin : begin + last - first + 1]
+            end = begin + last - first + 1
+            mine = offsets[begin:end]
             file.seek(mine[0])
-            text = file.read(mine[-1] - mine[0]) + file.readline(MAX_LINE_BYTES + 2)
-            starts.extend([size + offset - mine[0] for offset in mine])
-            ends.extend([start - 1 for start in starts[begin + 1 :]])
-            ends.append(size + len(text.removesuffix(b"\n")))
-            texts.append(text)
-            size += len(text)
+            texts.append(file.read(mine[-1] - mine[0]))
+            texts.append(file.readline(MAX_LINE_BYTES + 2))
+            starts[begin:end] = mine - mine[0] + size
+            size = int(starts[end - 1]) + len(texts[-1])
+            ends[begin : end - 1] = starts[begin + 1 : end] - 1
+            ends[end - 1] = size - texts[-1].endswith(b"\n")
+            begin = end
         return cls(offsets, numbers, starts, ends, b"".join(texts))
 
     def lines(self, begin: int = 0, end: int | None = None) -> Iterator[Line]:
         """Yield the lines from one place to another, in order."""
-        mine = slice(begin, end)
-        for offset, number, start, stop in zip(*[one[mine] for one in self[:4]], strict=True):
+        mine = [one[begin:end].tolist() for one in self[:4]]
+        for offset, number, start, stop in zip(*mine, strict=True):
             yield line_of(offset, self.text[start:stop], number)
 
     def canonical(self) -> bytes:
         """Return the lines as a digest takes them: without mark and carriage returns, all ended."""
-        if b"\r" in self.text or (self.offsets and self.offsets[0] == 0):
+        if b"\r" in self.text or self.text.startswith(codecs.BOM_UTF8):
             return b"".join([(line.raw or b"") + b"\n" for line in self.lines()])
         return self.text if self.text.endswith(b"\n") or not self.text else self.text + b"\n"
 
@@ -91,7 +93,8 @@ class PackedPhotos(NamedTuple):
     def columns(self, begin: int, end: int) -> pa.RecordBatch:
         """Return the photos of the records from one place to another, null for None."""
         mine = self.places[begin:end]
-        return self.known.take(pa.array(mine, mask=mine < 0))
+        places = numbers_of(mine)
+        return self.known.take(pc.if_else(pc.less(places, 0), None, places))
 
     def photos(self) -> Iterator[Photo | None]:
         """Yield each record's photo, in order; one that several share is the same object."""
@@ -146,10 +149,9 @@ class ShardDigest:
 def _content_of(column: pa.Array) -> Iterator[Any]:
     """What a column of photos holds, as bytes: null is told from every value."""
     if pa.types.is_integer(column.type):
-        yield np.ascontiguousarray(pc.fill_null(column, -1).to_numpy(), "<i8")
+        yield values_of(pc.fill_null(column, -1)).astype("<i8").tobytes()
         return
-    lengths = pc.fill_null(pc.binary_length(column), -1).to_numpy()
-    yield np.ascontiguousarray(lengths, "<i4")
+    yield values_of(pc.fill_null(pc.binary_length(column), -1)).astype("<i4").tobytes()
     _, offsets, values = column.buffers()
     if values is not None and len(column):
         edges = np.frombuffer(offsets, np.int32)
@@ -167,6 +169,7 @@ class ShardTask:
         packed_lines: its records' lines.
         packed_photos: what Open Images says of their inputs.
         resolved: what the manifest says of the paths that the lines need it for.
+        is_usual: whether all lines are as `pico_banana.columns` takes them.
         retry: what is tried again of a shard that was finished before, None for any other.
     """
 
@@ -176,6 +179,7 @@ class ShardTask:
     packed_lines: PackedLines
     packed_photos: PackedPhotos
     resolved: dict[str, str]
+    is_usual: bool = False
     retry: Retry | None = None
 
     def __len__(self) -> int:

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import json as pa_json
 
+from pico_banana.image_list import numbers_of, strings_of, values_of
 from pico_banana.records import (
     MAX_IMAGES,
     MAX_LINE_BYTES,
@@ -32,8 +33,8 @@ __all__ = [
     "Usual",
     "below",
     "columns_of",
+    "known_columns",
     "parsed",
-    "published_urls",
     "quoted",
     "split_blocks",
     "usual_columns",
@@ -80,9 +81,10 @@ _WIRE = {
 _USUAL_URL = r"\Ahttps?://[a-z0-9][a-z0-9.-]*/[A-Za-z0-9/_.~-]+\z"
 _USUAL_PATH = r"\Aimages(?:/[A-Za-z0-9_-][A-Za-z0-9_.-]*)+\z"
 _MOST_BYTES, _MOST_SEGMENTS = 250, 16
-_FILE_IDS = pa.array(
+_FILE_IDS = strings_of(
     ["original_input_image", "final_image", *[f"edit_turn{n}" for n in range(1, MAX_IMAGES + 1)]]
 )
+_NO_TEXTS = strings_of([])
 
 
 class Block(NamedTuple):
@@ -199,13 +201,33 @@ def usual_columns(config: str, text: bytes) -> Usual | None:
     wire = _parsed(config, text)
     if wire is None or wire.num_rows != len(starts):
         return None
-    made = _multi_turn(wire) if config == "multi_turn" else _single_turn(wire)
-    return None if made is None else Usual(made, starts)
+    made = _records(config, wire)
+    is_usual = made is not None and _are_usual(made)
+    return Usual(made, starts) if is_usual else None
 
 
-def published_urls(paths: pa.StringArray) -> pa.StringArray:
-    """Return the published addresses of paths of the release, as `published_url` does of one."""
-    return below(PUBLISHED_BASE, quoted(paths))
+def known_columns(config: str, text: bytes) -> pa.RecordBatch:
+    """Return the records of lines of which it is known that `usual_columns` takes them."""
+    wire = _parsed(config, text)
+    made = None if wire is None else _records(config, wire)
+    if made is None:
+        raise AssertionError("these lines are not as usual")
+    return made
+
+
+def _records(config: str, wire: pa.RecordBatch) -> pa.RecordBatch | None:
+    """Records, None where some are not of the usual form; URLs and paths may be anything."""
+    return _multi_turn(wire) if config == "multi_turn" else _single_turn(wire)
+
+
+def _are_usual(records: pa.RecordBatch) -> bool:
+    """Whether all URLs and paths are there, and as nearly all are."""
+    rejected = records["rejected"].values
+    return (
+        _are_usual_urls(records["input_url"])
+        and _are_usual_paths(records["edited"].values)
+        and (not len(rejected) or _are_usual_paths(rejected))
+    )
 
 
 def quoted(paths: pa.StringArray) -> pa.StringArray:
@@ -266,14 +288,14 @@ def _single_turn(wire: pa.RecordBatch) -> pa.RecordBatch | None:
     urls, edited, prompts = (
         wire[name] for name in ("open_image_input_url", "output_image", "text")
     )
-    if prompts.null_count or not (_are_usual_urls(urls) and _are_usual_paths(edited)):
+    if prompts.null_count:
         return None
     if "rejected_images" in wire.schema.names:
         rejected = _rejected(wire["rejected_images"])
         if rejected is None:
             return None
     else:
-        rejected = _lists(np.zeros(len(urls) + 1, np.int32), pa.array([], _TEXT))
+        rejected = _lists(np.zeros(len(urls) + 1, np.int32), _NO_TEXTS)
     each = np.arange(len(urls) + 1, dtype=np.int32)
     columns = {
         "id": _ids(edited),
@@ -292,7 +314,7 @@ def _rejected(lists: pa.ListArray) -> pa.ListArray | None:
     if counts is None or counts.min() < 1 or counts.max() > MAX_IMAGES:
         return None
     paths = pc.replace_substring_regex(lists.flatten(), r"\Anano-banana-300k/", "")
-    return _lists(_edges(counts), paths) if _are_usual_paths(paths) else None
+    return _lists(_edges(counts), paths)
 
 
 def _multi_turn(wire: pa.RecordBatch) -> pa.RecordBatch | None:
@@ -309,14 +331,12 @@ def _multi_turn(wire: pa.RecordBatch) -> pa.RecordBatch | None:
     # The turns, then the final image, then the original: the order of nearly all.
     left = np.repeat(edges[1:], counts) - np.arange(len(names)) - 1
     expected = np.where(left < 2, left, np.arange(len(names)) - np.repeat(edges[:-1], counts) + 2)  # noqa: PLR2004
-    are_expected = pc.equal(names, _FILE_IDS.take(pa.array(expected)))
+    are_expected = pc.equal(names, _FILE_IDS.take(numbers_of(expected)))
     if entries.null_count or not pc.all(are_expected, skip_nulls=False).as_py():
         return None
-    inputs = urls.take(pa.array(edges[1:] - 1))
-    edited = urls.filter(pa.array(left > 0))
-    if not (_are_usual_urls(inputs) and _are_usual_paths(edited)):
-        return None
-    last = edited.take(pa.array(_edges(turns)[1:] - 1))
+    inputs = urls.take(numbers_of(edges[1:] - 1))
+    edited = urls.take(numbers_of(np.flatnonzero(left > 0)))
+    last = edited.take(numbers_of(_edges(turns)[1:] - 1))
     # As the release names them: `_turn3`, and behind it maybe `_retry1`, which stays.
     ids = pc.replace_substring_regex(_ids(last), r"_turn\d+((?:_retry\d+)?)\z", r"\1")
     none = pa.nulls(len(inputs), _TEXT)
@@ -326,7 +346,7 @@ def _multi_turn(wire: pa.RecordBatch) -> pa.RecordBatch | None:
         "prompts": _lists(_edges(turns), texts),
         "short_prompt": none,
         "edited": _lists(_edges(turns), edited),
-        "rejected": _lists(np.zeros(len(inputs) + 1, np.int32), pa.array([], _TEXT)),
+        "rejected": _lists(np.zeros(len(inputs) + 1, np.int32), _NO_TEXTS),
         "edit_type": none,
     }
     return pa.RecordBatch.from_pydict(columns, schema=RECORD_COLUMNS)
@@ -356,10 +376,7 @@ def _all_match(texts: pa.StringArray, pattern: str) -> bool:
 
 def _counts(lists: pa.ListArray) -> Numbers | None:
     """How many entries each list has; None where a list is null."""
-    if lists.null_count:
-        return None
-    counts: Numbers = pc.list_value_length(lists).to_numpy(zero_copy_only=False).astype(np.int64)
-    return counts
+    return None if lists.null_count else np.diff(values_of(lists.offsets))
 
 
 def _edges(counts: Numbers) -> Numbers:
@@ -367,4 +384,4 @@ def _edges(counts: Numbers) -> Numbers:
 
 
 def _lists(edges: np.ndarray[Any, Any], values: pa.Array) -> pa.ListArray:
-    return pa.ListArray.from_arrays(pa.array(edges, pa.int32()), values)
+    return pa.ListArray.from_arrays(numbers_of(edges.astype(np.int32)), values)

@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pico_banana.columns import published_urls
+from pico_banana.columns import below, quoted
 from pico_banana.errors import MissingImageError
-from pico_banana.fetch import Fetched
+from pico_banana.images import Fetched
 from pico_banana.missing import Missing
 from pico_banana.open_images import Photo
-from pico_banana.records import Record
+from pico_banana.records import PUBLISHED_BASE, Record
 from pico_banana.schema import ATTRIBUTION_FIELDS, arrow_schema, category_of
 from pico_banana.sources import ImageRef, Links, Sources
 
@@ -222,9 +222,10 @@ def _addressed(paths: pa.StringArray) -> pa.StructArray:
 
 
 def _linked_images(paths: pa.StringArray, links: Links) -> dict[str, pa.Array]:
+    names = quoted(paths)
     return {
-        "image": _addressed(links.edited(paths)),
-        "url": published_urls(paths),
+        "image": _addressed(links.edited(paths, names)),
+        "url": below(PUBLISHED_BASE, names),
         "width": pa.nulls(len(paths), pa.int32()),
         "height": pa.nulls(len(paths), pa.int32()),
         "sha256": pa.nulls(len(paths), pa.string()),

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pico_banana.budgets import FILES, NOWHERE, Budgets, HostBudgets, host_of
 from pico_banana.errors import WorkError
 from pico_banana.guard import AddressGuard
-from pico_banana.images import FlawError, ImageFacts, inspect
+from pico_banana.images import Fetched, FlawError, ImageFacts, inspect
 from pico_banana.leases import LeasedBudgets
 from pico_banana.missing import AskError, GivenUpError, Missing, MissingReason
 from pico_banana.room import Room, Ticket
@@ -33,29 +33,7 @@ from pico_banana.transport import Body, NeedRoomError, Transport
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["Fetched", "Fetcher", "Tally"]
-
-
-class Fetched(NamedTuple):
-    """An image that was had.
-
-    Attributes:
-        url: its published address.
-        name: its published file's base name.
-        data: the published bytes.
-        sha256: hex digest of the bytes.
-        facts: its format and its size in pixels.
-        way: by which way it came: cdn, folder, tar, bucket or flickr.
-        tries: requests made for it in all.
-    """
-
-    url: str
-    name: str
-    data: bytes
-    sha256: str
-    facts: ImageFacts
-    way: str
-    tries: int
+__all__ = ["Fetcher", "Tally"]
 
 
 @dataclass

@@ -133,6 +133,12 @@ def numbers_of(numbers: np.ndarray[Any, Any]) -> pa.Array:
     return pa.Array.from_buffers(kind, len(numbers), [None, pa.py_buffer(numbers)])
 
 
+def values_of(array: pa.Array) -> np.ndarray[Any, Any]:
+    """Return the numbers of an Arrow array, which it shares; a null has any value."""
+    kind = array.type.to_pandas_dtype()
+    return np.frombuffer(array.buffers()[1] or b"", kind)[array.offset : array.offset + len(array)]
+
+
 def strings_of(texts: Sequence[str]) -> pa.StringArray:
     """Return an Arrow array of these texts, of at most 2 GiB in all."""
     encoded = [text.encode() for text in texts]

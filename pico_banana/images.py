@@ -71,6 +71,28 @@ class ImageFacts(NamedTuple):
     mark: str | None = None
 
 
+class Fetched(NamedTuple):
+    """An image that was had.
+
+    Attributes:
+        url: its published address.
+        name: its published file's base name.
+        data: the published bytes.
+        sha256: hex digest of the bytes.
+        facts: its format and its size in pixels.
+        way: by which way it came: cdn, folder, tar, bucket or flickr.
+        tries: requests made for it in all.
+    """
+
+    url: str
+    name: str
+    data: bytes
+    sha256: str
+    facts: ImageFacts
+    way: str
+    tries: int
+
+
 def inspect(data: bytes, *, decode: bool, max_pixels: int, is_whole: bool = True) -> ImageFacts:
     """Return the facts of a whole image.
 

@@ -11,7 +11,7 @@ from urllib.parse import quote, urlsplit
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pico_banana.columns import below, quoted
+from pico_banana.columns import below
 from pico_banana.guard import AddressGuard
 from pico_banana.hosts import Host
 from pico_banana.missing import AskError, MissingReason
@@ -207,16 +207,17 @@ class Links:
             sources = pc.if_else(is_new, source, sources)
         return addresses, sources
 
-    def edited(self, paths: pa.StringArray) -> pa.StringArray:
+    def edited(self, paths: pa.StringArray, names: pa.StringArray) -> pa.StringArray:
         """Return the addresses of edited images, null where nobody knows where one lies.
 
         Args:
             paths: below the release's base.
+            names: the same, quoted as in URLs.
         """
         if self.images != "url":
             return pa.nulls(len(paths), pa.string())
         is_known = pc.starts_with(paths, "images/")
-        return pc.if_else(is_known, below(f"{self._cdn}/", quoted(paths)), None)
+        return pc.if_else(is_known, below(f"{self._cdn}/", names), None)
 
     def _flickr(self, url: str) -> str | None:
         place = self._sources.flickr(url)

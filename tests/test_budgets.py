@@ -12,7 +12,8 @@ import time
 import pytest
 
 from pico_banana.budgets import HostBudgets, host_of
-from pico_banana.fetch import Fetched, Fetcher
+from pico_banana.fetch import Fetcher
+from pico_banana.images import Fetched
 from pico_banana.leases import LeasedBudgets, LeaseServer
 from pico_banana.missing import MissingReason
 from pico_banana.pace import Answer, Outcome

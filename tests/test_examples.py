@@ -6,8 +6,7 @@ import pytest
 
 from pico_banana.errors import MissingImageError
 from pico_banana.examples import image_refs, make_example
-from pico_banana.fetch import Fetched
-from pico_banana.images import ImageFacts
+from pico_banana.images import Fetched, ImageFacts
 from pico_banana.missing import Missing, MissingReason
 from pico_banana.open_images import Photo
 from pico_banana.records import PUBLISHED_BASE, Line, Record

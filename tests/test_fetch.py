@@ -21,8 +21,9 @@ import fsspec
 import pytest
 from PIL import Image
 
-from pico_banana.fetch import Fetched, Fetcher
+from pico_banana.fetch import Fetcher
 from pico_banana.guard import AddressGuard
+from pico_banana.images import Fetched
 from pico_banana.missing import AskError, Missing, MissingReason
 from pico_banana.open_images import Photo
 from pico_banana.records import PUBLISHED_BASE, Record

@@ -7,7 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from pico_banana.budgets import HostBudgets, host_of
-from pico_banana.fetch import Fetched, Fetcher
+from pico_banana.fetch import Fetcher
+from pico_banana.images import Fetched
 from pico_banana.leases import LeaseServer
 from pico_banana.missing import GivenUpError, MissingReason
 from pico_banana.pace import Answer, Breaker, Denials, Outcome, Rate
