@@ -146,7 +146,7 @@ def split_blocks(read: Callable[[int], bytes]) -> Iterator[Block]:
             yield Block(offset, number, text[:end])
             offset, number = offset + end, number + text.count(b"\n")
         rest = text[end:]
-        if len(rest) > MAX_LINE_BYTES + 1:  # a carriage return at its end does not count
+        if len(rest) > MAX_LINE_BYTES:
             dropped, rest = len(rest), b""
     if dropped:
         yield Block(offset, number, None)
