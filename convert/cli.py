@@ -7,7 +7,7 @@ import io
 import sys
 import typing
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -20,6 +20,9 @@ from pico_banana.settings import build_settings, read_settings_file
 
 from .options import ConvertSettings, MaxMissing, RunOptions
 from .text import printable
+
+if TYPE_CHECKING:
+    from .store import Store
 
 app = typer.Typer(
     name="pico-banana",
@@ -195,12 +198,28 @@ def convert(  # noqa: PLR0913  (a command has the flags that it has)
             "below 1.",
         ),
     ] = None,
+    part: Annotated[
+        str | None,
+        typer.Option(
+            "--slice",
+            metavar="i/n",
+            help="Carry out every n-th shard, from the i-th on (from 0), for job arrays; takes "
+            "its share of every host's budget. `finish` puts the slices together.",
+        ),
+    ] = None,
+    slices_at_once: Annotated[
+        int | None,
+        typer.Option(
+            metavar="M", help="How many slices run at the same time. [default: all of them]"
+        ),
+    ] = None,
     arguments: dict[str, Any],
 ) -> None:
     """Fetch and write sharded Parquet; continues what is there."""
     from .conversion import convert as carry_out  # noqa: PLC0415
     from .progress import Shown  # noqa: PLC0415
     from .report import show_outcome  # noqa: PLC0415
+    from .slices import Slice  # noqa: PLC0415
     from .store import Store  # noqa: PLC0415
 
     settings = _settings(arguments, settings_file)
@@ -211,11 +230,29 @@ def convert(  # noqa: PLR0913  (a command has the flags that it has)
         overwrite=overwrite,
         max_missing=allowed,
         retry="all" if retry_missing_all else "transient" if retry_missing else None,
+        slice=Slice.parse(part, slices_at_once) if part is not None else None,
     )
+    if part is None and slices_at_once is not None:
+        raise SettingError("slices_at_once", slices_at_once, "must come with --slice")
     outcome = carry_out(_configs(configs), settings, options, store, Shown(err))
     show_outcome(outcome, store.root, out)
     if not outcome.is_within:
         raise typer.Exit(EXIT_MISSING)
+
+
+@app.command()
+def finish(
+    output: Annotated[str, typer.Argument(metavar="OUT", help="An output that slices wrote.")],
+    *,
+    settings_file: SettingsFile = None,
+) -> None:
+    """Look whether slices have made all of an output, and write its card."""
+    from .conversion import finish as put_together  # noqa: PLC0415
+    from .progress import Shown  # noqa: PLC0415
+    from .report import show_outcome  # noqa: PLC0415
+
+    store = _store(output, settings_file)
+    show_outcome(put_together(store, Shown(err)), store.root, out)
 
 
 @app.command()
@@ -232,13 +269,11 @@ def verify(
 ) -> None:
     """Check every file against its ledger, and that every record is accounted for."""
     from .report import counted, show_accounts, show_runs  # noqa: PLC0415
-    from .store import Store  # noqa: PLC0415
     from .verify import verify as find_faults  # noqa: PLC0415
 
     if check not in ("header", "decode"):
         raise SettingError("check", check, "must be header or decode")
-    options = read_settings_file(settings_file).get("storage_options") if settings_file else None
-    store = Store(output, options)
+    store = _store(output, settings_file)
     accounts, faults = find_faults(store, decode=check == "decode")
     found = 0
     for fault in faults:
@@ -283,6 +318,14 @@ def common(
 
 
 common.__doc__ = app.info.help
+
+
+def _store(output: str, settings_file: str | None) -> Store:
+    """An output, with the `storage_options` of a settings file."""
+    from .store import Store  # noqa: PLC0415
+
+    options = read_settings_file(settings_file).get("storage_options") if settings_file else None
+    return Store(output, options)
 
 
 def _configs(words: list[str]) -> list[str]:

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from pico_banana.cache import cache_folder
 from pico_banana.errors import (
@@ -36,10 +36,11 @@ from .progress import Shown
 from .retry import Retry, retries_of, told
 from .runners import LocalRunner, ThreadRunner
 from .runs import RUNS_FOLDER, recorded
+from .slices import check_whole, locked
 from .store import Store
 from .tasks import ShardTask
 
-__all__ = ["Outcome", "convert", "plan_configs"]
+__all__ = ["Outcome", "convert", "finish", "plan_configs"]
 
 _SPARE_BYTES = 256 * 1024 * 1024
 
@@ -109,8 +110,15 @@ def convert(
     with contextlib.ExitStack() as locks:
         _check_output(store, settings)
         for config in configs:
-            locks.enter_context(_locked(store, config))
+            locks.enter_context(locked(store, config, options.slice))
         plans, index = plan_configs(configs, settings, shown)
+        if options.slice is not None:
+            for host in options.slice.overrun(settings) if settings.images == "bytes" else ():
+                shown.say(
+                    f"{host} may have fewer connections at once than there are slices: together "
+                    "they have one each, which is more; --slices-at-once says how many really run"
+                )
+            settings = options.slice.settings(settings)
         if not any(plan.shards for plan in plans):
             counts = "; ".join(
                 f"{plan.config}: {plan.lines:,} lines, {len(plan.bad):,} bad, "
@@ -139,19 +147,25 @@ class _Begun:
 
     Attributes:
         plan: the plan.
+        mine: the shards that are this run's.
         finished: the ledgers of shards that are finished, and stay as they are.
         retries: by shard, what is tried again of those that are finished, and made anew.
         unsettled: ledgers of finished shards whose files carry another one besides.
     """
 
     plan: Plan
+    mine: set[str] = field(default_factory=set)
     finished: list[ShardLedger] = field(default_factory=list)
     retries: dict[str, Retry] = field(default_factory=dict)
     unsettled: list[ShardLedger] = field(default_factory=list)
 
     @property
     def left(self) -> set[str]:
-        return {shard.name for shard in self.plan.shards} - {one.shard for one in self.finished}
+        return self.mine - {one.shard for one in self.finished}
+
+    @property
+    def records(self) -> int:
+        return sum(len(shard) for shard in self.plan.shards if shard.name in self.mine)
 
     @property
     def records_left(self) -> int:
@@ -187,16 +201,19 @@ class _Conversion:
 
     def compared(self, plan: Plan) -> _Begun:
         """Compare a plan with the one that is there, and see what is finished; changes nothing."""
-        if self.options.overwrite:
-            return _Begun(plan)
         ledger = Ledger(self.store, plan.config)
-        old = ledger.read_plan()
+        old = None if self.options.overwrite else ledger.read_plan()
         if old is not None:
             plan = self._agreed(plan, old)
-        finished = _finished(plan, ledger, self.store)
+        names = [shard.name for shard in plan.shards]
+        mine = self.options.slice.names(names) if self.options.slice else set(names)
+        if self.options.overwrite:
+            return _Begun(plan, mine)
+        finished = _finished(plan, mine, ledger, self.store)
         retries = retries_of(finished, self.options.retry)
         return _Begun(
             plan,
+            mine,
             [one for one in finished if one.shard not in retries],
             retries,
             [one for one in finished if one.shard in ledger.unsettled],
@@ -253,33 +270,39 @@ class _Conversion:
         kept = [ledger for one in begun for ledger in one.finished]
         made = self._carry_out(begun) if any(one.left for one in begun) else []
         missing = sum(len(ledger.missing) for ledger in kept + made)
-        planned = sum(one.plan.records for one in begun)
+        planned = sum(one.records for one in begun)
         allowed = self.options.max_missing
         reports, unfinished = read_reports(self.store)
-        mine = tuple(f"{one.plan.config}/" for one in begun)
-        if lost := [name for name in unfinished if name.startswith(mine)]:
+        mine = {f"{one.plan.config}/{name}" for one in begun for name in one.mine}
+        if lost := [name for name in unfinished if name in mine]:
             raise WorkError(
                 f"{lost[0]} of {self.store.root} is gone after it was written ({len(lost)} in "
                 "all); run the same command again to have it made"
             )
-        known = {report.config for report in reports}
-        if gone := [one.plan.config for one in begun if one.plan.config not in known]:
+        configs = [one.plan.config for one in begun]
+        if gone := [one for one in configs if not Ledger(self.store, one).has_plan()]:
             raise WorkError(
                 f"{self.store.root} was deleted after it was written: it has no plan of {gone[0]} "
                 "any more; bring it back, or run the same command again to begin anew"
             )
-        if unfinished:
+        if self.options.slice is not None:
+            self.shown.say(
+                f"slice {self.options.slice} is done; when all are, "
+                f"`pico-banana finish {self.store.root}` writes the card"
+            )
+        elif unfinished:
             self.shown.say(f"no card: {len(unfinished):,} shards of other configs are not finished")
         else:
             _write_card(self.store, reports)
         is_within = allowed.allows(missing, planned) if allowed else not missing
-        return Outcome(reports, len(made), len(kept), missing, is_within)
+        complete = [] if self.options.slice else reports
+        return Outcome(complete, len(made), len(kept), missing, is_within)
 
     def _carry_out(self, begun: Sequence[_Begun]) -> list[ShardLedger]:
         tasks: Iterator[ShardTask] = itertools.chain.from_iterable(
             one.plan.tasks(one.left, self.index, one.retries) for one in begun
         )
-        planned = sum(one.plan.records for one in begun)
+        planned = sum(one.records for one in begun)
         before = planned - sum(one.records_left for one in begun)
         missing_before = sum(len(ledger.missing) for one in begun for ledger in one.finished)
         workers = min(self.options.workers, sum(len(one.left) for one in begun))
@@ -336,36 +359,21 @@ def _check_output(store: Store, settings: ConvertSettings) -> None:
         )
 
 
-@contextlib.contextmanager
-def _locked(store: Store, config: str) -> Iterator[None]:
-    """Hold the lock of one config in a local output, and sweep what killed runs left there."""
-    ledger = Ledger(store, config)
-    if not store.is_local:
-        yield
-        return
-    path = store.path(f"{ledger.folder}/.lock")
-    try:
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        lock = FileLock(path, timeout=0)
-        lock.acquire()  # given back below
-    except Timeout:
-        raise OutputError(
-            f"another pico-banana convert of {config} is writing to {store.root}; wait for it, or "
-            "give another --output",
-            store.root,
-        ) from None
-    except OSError as error:
-        raise OutputError(f"the output {store.root} cannot be written: {error}", path) from None
-    # Not the output's root, where another config's convert may be writing the card.
-    folders = (config, ledger.folder)
-    try:
-        for folder in folders:
-            store.sweep(folder)
-        yield
-    finally:
-        for folder in folders:
-            store.sweep(folder)
-        lock.release()
+def finish(store: Store, shown: Shown) -> Outcome:
+    """Look whether slices have made all of an output, then write its card.
+
+    Raises:
+        OutputError: it is no output, or somebody is writing to it.
+        WorkError: shards are not finished, or are not what their ledgers say.
+    """
+    with contextlib.ExitStack() as locks:
+        for config in CONFIGS:
+            if Ledger(store, config).has_plan():
+                locks.enter_context(locked(store, config))
+        reports = check_whole(store, shown)
+        _write_card(store, reports)
+    missing = sum(len(ledger.missing) for report in reports for ledger in report.ledgers)
+    return Outcome(reports, 0, sum(len(report.ledgers) for report in reports), missing)
 
 
 def _sha256(path: str) -> str:
@@ -376,13 +384,13 @@ def _sha256(path: str) -> str:
     return digest.hexdigest()
 
 
-def _finished(plan: Plan, ledger: Ledger, store: Store) -> list[ShardLedger]:
+def _finished(plan: Plan, mine: set[str], ledger: Ledger, store: Store) -> list[ShardLedger]:
     # One listing tells which are there at all: a look at each of 1,000 files takes long on S3.
     present = set(store.names(ledger.folder))
     found = [
         ledger.finished(shard.name, shard.digest)
         for shard in plan.shards
-        if f"{shard.name}.json" in present
+        if shard.name in mine and f"{shard.name}.json" in present
     ]
     return [one for one in found if one is not None]
 

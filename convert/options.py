@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
@@ -12,6 +12,9 @@ from pico_banana.errors import SettingError
 from pico_banana.schema import SCHEMA_VERSION
 from pico_banana.settings import Settings
 from pico_banana.sources import Links
+
+if TYPE_CHECKING:
+    from .slices import Slice
 
 __all__ = ["ConvertSettings", "MaxMissing", "RetryScope", "RunOptions"]
 
@@ -129,6 +132,7 @@ class RunOptions:
         max_missing: stop early beyond it; None never stops early.
         retry: which missing images of finished shards are tried again; None leaves such shards
             as they are.
+        slice: which part of the shards is this run's; None is all.
 
     Raises:
         SettingError: options that contradict each other.
@@ -138,6 +142,7 @@ class RunOptions:
     overwrite: bool = False
     max_missing: MaxMissing | None = None
     retry: RetryScope | None = None
+    slice: Slice | None = None
 
     def __post_init__(self) -> None:
         """Refuse what contradicts itself."""
@@ -148,4 +153,11 @@ class RunOptions:
                 "must be left out with overwrite, which deletes the shards that have something "
                 "to be tried again",
                 "; use one of the two",
+            )
+        if self.overwrite and self.slice:
+            raise SettingError(
+                "slice",
+                str(self.slice),
+                "must be left out with overwrite: each slice would delete what the others made",
+                "; delete the old output, or give another",
             )
