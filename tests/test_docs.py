@@ -111,7 +111,7 @@ def test_what_is_not_there_yet_is_not():
     named = set(re.findall(r"--[a-z][a-z-]*", section(README, "Not yet")))
     assert named
     assert named.isdisjoint(set().union(*map(own_flags, COMMANDS)))
-    commands = re.search(r"the commands (.*)", section(README, "Not yet"))
+    commands = re.search(r"the commands? (.*)", section(README, "Not yet"))
     assert commands
     assert set(re.findall(r"`(\w+)`", commands[1])).isdisjoint(COMMANDS)
 
