@@ -31,7 +31,8 @@ from pico_banana.tars import Tars
 from .card import CARD_NAME, ConfigReport, read_reports, write_card
 from .ledger import Ledger, ShardLedger
 from .options import ConvertSettings, RunOptions
-from .plan import Plan, differences, make_plan, without_collection
+from .plan import Plan, differences, without_collection
+from .planner import make_plan
 from .progress import Shown
 from .retry import Retry, retries_of, told
 from .runners import LocalRunner, ThreadRunner
@@ -154,7 +155,7 @@ class _Begun:
     """
 
     plan: Plan
-    mine: set[str] = field(default_factory=set)
+    mine: set[str]
     finished: list[ShardLedger] = field(default_factory=list)
     retries: dict[str, Retry] = field(default_factory=dict)
     unsettled: list[ShardLedger] = field(default_factory=list)

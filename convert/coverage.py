@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
-import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,9 +18,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from pico_banana.cache import replacing
+from pico_banana.columns import parsed, split_blocks
 from pico_banana.errors import OutputError, SettingError, bare_url
 from pico_banana.open_images import Index, Rows, is_image_id, open_index
-from pico_banana.records import BadRecord, photo_of
+from pico_banana.records import BadRecord, parse_line, photo_of
 from pico_banana.release import Release
 from pico_banana.remote import RemoteFile
 from pico_banana.settings import Settings
@@ -32,7 +32,6 @@ from .text import printable
 __all__ = ["Coverage", "IndexReport", "report_index", "show_index"]
 
 _MOST_EXAMPLES = 5
-_SWITCH_S = 0.0005
 
 
 @dataclass(frozen=True)
@@ -85,12 +84,21 @@ class IndexReport:
 
 @dataclass
 class _Inputs:
-    """The records of a config, and its distinct input URLs with the numbers of their lines."""
+    """The records of a config, and its distinct input URLs with the numbers of their first lines.
+
+    Of all configs together there is no such number: it is 0.
+    """
 
     name: str
     records: int = 0
     bad: int = 0
-    lines: dict[str, int | None] = field(default_factory=dict)
+    lines: dict[str, int] = field(default_factory=dict)
+
+    def add(self, urls: Sequence[str], number: int) -> None:
+        """Add the input URLs of lines that follow each other, from this number on."""
+        self.records += len(urls)
+        for url, line in zip(urls, itertools.count(number), strict=False):
+            self.lines.setdefault(url, line)
 
 
 def report_index(
@@ -160,34 +168,35 @@ def _reading(
 
     def read(config: str, copy: RemoteFile) -> _Inputs:
         inputs = _Inputs(config)
-        for record in release.records(config, file=copy):
-            if isinstance(record, BadRecord):
-                inputs.bad += 1
-            else:
-                inputs.records += 1
-                if record.input_url not in inputs.lines and record.line is not None:
-                    inputs.lines[record.input_url] = record.line.number
-            if is_left.is_set():
-                break
+        resolve = release.manifest(config).resolve
+        with copy.reading() as read_on:
+            for block in split_blocks(read_on):
+                for part, usual in parsed(config, block):
+                    if usual is not None:
+                        inputs.add(usual.records["input_url"].to_pylist(), part.number)
+                        continue
+                    for line in part.lines():
+                        if line.raw is not None and not line.raw.strip():
+                            continue
+                        record = parse_line(config, line, resolve)
+                        if isinstance(record, BadRecord):
+                            inputs.bad += 1
+                        else:
+                            inputs.add([record.input_url], line.number or 0)
+                if is_left.is_set():
+                    break
         return inputs
 
-    # Parsing holds the interpreter all the time. The threads that make the index need it for
-    # moments only, but would wait for each of these ten times as long as they work between two.
-    usual_s = sys.getswitchinterval()
-    sys.setswitchinterval(_SWITCH_S)
-    try:
-        with ThreadPoolExecutor(1, thread_name_prefix="pico-banana-records") as pool:
-            made = [pool.submit(read, config, copy) for config, copy in copies.items()]
-            try:
-                yield lambda: [one.result() for one in made]
-            finally:
-                is_left.set()
-    finally:
-        sys.setswitchinterval(usual_s)
+    with ThreadPoolExecutor(1, thread_name_prefix="pico-banana-records") as pool:
+        made = [pool.submit(read, config, copy) for config, copy in copies.items()]
+        try:
+            yield lambda: [one.result() for one in made]
+        finally:
+            is_left.set()
 
 
 def _all_of(inputs: Sequence[_Inputs]) -> _Inputs:
-    lines = dict.fromkeys(url for one in inputs for url in one.lines)
+    lines = dict.fromkeys((url for one in inputs for url in one.lines), 0)
     records, bad = sum(one.records for one in inputs), sum(one.bad for one in inputs)
     return _Inputs("all", records, bad, lines)
 
@@ -207,7 +216,7 @@ def _coverage(inputs: _Inputs, index: Index) -> Coverage:
         exact=exact,
         by_name=len(rows) - unmatched - exact,
         unmatched=unmatched,
-        examples=tuple((url, line) for url, line in first if line is not None),
+        examples=tuple((url, line) for url, line in first if line),
         tars={f"train_{digit}": tars[digit] for digit in sorted(tars)},
     )
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pico_banana.columns import Numbers
-from pico_banana.image_list import numbers_of, values_of
+from pico_banana.image_list import flags_of, numbers_of, values_of
 from pico_banana.open_images import Index, Photo, photo_columns, photos_of
 from pico_banana.records import MAX_LINE_BYTES, Line, line_of
 
@@ -149,7 +149,8 @@ class ShardDigest:
 def _content_of(column: pa.Array) -> Iterator[Any]:
     """What a column of photos holds, as bytes: null is told from every value."""
     if pa.types.is_integer(column.type):
-        yield values_of(pc.fill_null(column, -1)).astype("<i8").tobytes()
+        yield flags_of(column.is_valid()).tobytes()
+        yield values_of(pc.fill_null(column, 0)).astype("<i8").tobytes()
         return
     yield values_of(pc.fill_null(pc.binary_length(column), -1)).astype("<i4").tobytes()
     _, offsets, values = column.buffers()
@@ -179,7 +180,7 @@ class ShardTask:
     packed_lines: PackedLines
     packed_photos: PackedPhotos
     resolved: dict[str, str]
-    is_usual: bool = False
+    is_usual: bool
     retry: Retry | None = None
 
     def __len__(self) -> int:

@@ -63,7 +63,10 @@ def _faults(store: Store, accounts: list[Accounts], decode: bool) -> Iterator[st
     if not accounts:
         yield f"{store.root}: no plan in _ledger/, so this is no output of `pico-banana convert`"
     elif store.size_bytes(CARD_NAME) is None:
-        yield f"{CARD_NAME}: the card is missing; run convert again to have it written"
+        yield (
+            f"{CARD_NAME}: the card is missing; run convert again to have it written, or after "
+            "slices `pico-banana finish`"
+        )
 
 
 def _config_faults(

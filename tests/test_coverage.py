@@ -284,6 +284,7 @@ def test_it_counts_what_is_listed(made):
     }
     assert f"unmatched: sft, line 19: {HOST}/{name(99)}" in found.out
     assert "unmatched: sft, line 20: https://elsewhere.org/" in found.out
+    assert "unmatched: all" not in found.out  # each is told of its own config
     assert "20 photos" in found.out
 
 

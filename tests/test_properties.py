@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from pico_banana.convert.ledger import Ledger, numbers_of
 from pico_banana.convert.options import ConvertSettings
-from pico_banana.convert.plan import make_plan
+from pico_banana.convert.planner import make_plan
 from pico_banana.convert.store import Store
 from pico_banana.convert.verify import verify
 from pico_banana.errors import SettingError, UsageError

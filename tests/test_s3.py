@@ -108,3 +108,19 @@ def test_a_release_on_s3_is_read(s3, tmp_path: Path) -> None:
         pico_banana("convert", "sft", *release_flags(release), "--output", tmp_path / "o").code == 0
     )
     assert digests(tmp_path / "out") == digests(tmp_path / "o")
+
+
+def test_slices_put_together_on_s3_are_the_output_of_a_folder(s3, tmp_path: Path) -> None:
+    release = make_sample_release(tmp_path / "release", sft=40, size=(96, 64))
+    words = ["convert", "sft", *release_flags(release), "--records-per-shard", "10"]
+    assert pico_banana(*words, "--output", tmp_path / "here").code == 0
+    out = f"s3://{BUCKET}/slices"
+    for part in ("1/2", "0/2"):
+        ended = pico_banana(*words, "--slice", part, "--output", out)
+        assert ended.code == 0, ended.err
+    fetch(s3, tmp_path / "before", "slices/")
+    assert not (tmp_path / "before/README.md").exists()
+    ended = pico_banana("finish", out)
+    assert ended.code == 0, ended.err
+    fetch(s3, tmp_path / "there", "slices/")
+    assert digests(tmp_path / "there") == digests(tmp_path / "here")

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 import pico_banana_400k
 from pico_banana.convert.options import ConvertSettings
-from pico_banana.convert.plan import make_plan
+from pico_banana.convert.planner import make_plan
 from pico_banana.convert.sample_release import make_sample_release
 from pico_banana.reading import Reader
 from pico_banana.release import Release
