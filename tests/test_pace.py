@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -288,11 +289,18 @@ def test_a_host_that_is_down_is_given_up(server, caplog, is_leased):
 def test_a_host_that_comes_back_leaves_no_hole(server, caplog):
     server.fail("*", forever=fake_cdn.status(500))
     caplog.set_level(logging.WARNING, "pico_banana")
+    is_broken_off = threading.Event()
+
+    def listen(record):
+        if "not asked for" in record.getMessage():
+            is_broken_off.set()
+        return True
+
+    caplog.handler.addFilter(listen)
     made = settings(server, retries=9, breaker_failures=5, breaker_pause_s=0.001, breaker_pauses=14)
     with ThreadPoolExecutor(1) as pool:
         found = pool.submit(fetch_all, made)
-        # Those that were under way when it was broken off, and then one after each pause.
-        server.wait_for_request(n=40)
+        assert is_broken_off.wait(30)
         server.clear()
         assert set(reasons(found.result(60))) == {None}
     assert any("not asked for" in one for one in caplog.messages)
