@@ -7,7 +7,7 @@ import io
 import sys
 import typing
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 from rich.console import Console
@@ -22,6 +22,7 @@ from .options import ConvertSettings, MaxMissing, RunOptions
 from .text import printable
 
 if TYPE_CHECKING:
+    from .options import RunnerKind
     from .store import Store
 
 app = typer.Typer(
@@ -174,7 +175,29 @@ def convert(  # noqa: PLR0913  (a command has the flags that it has)
         str, typer.Option("--output", metavar="OUT", help="Folder or fsspec URL to write to.")
     ],
     settings_file: SettingsFile = None,
-    workers: Annotated[int, typer.Option(min=1, metavar="N", help="Worker processes.")] = 2,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Worker processes. [default: 2; with Ray one for each CPU of its cluster]",
+        ),
+    ] = None,
+    runner: Annotated[
+        str,
+        typer.Option(
+            metavar="local|ray",
+            help="Who carries shards out: processes of this machine, or a Ray cluster.",
+        ),
+    ] = "local",
+    ray_address: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT",
+            help="Ray cluster to use, `auto` for the one this machine is a node of. [default: "
+            "RAY_ADDRESS, else this machine's, else a new one on this machine]",
+        ),
+    ] = None,
     overwrite: Annotated[
         bool,
         typer.Option("--overwrite", help="Delete the files that the old plan names, begin anew."),
@@ -227,6 +250,8 @@ def convert(  # noqa: PLR0913  (a command has the flags that it has)
     store = Store(output, settings.storage_options)
     options = RunOptions(
         workers=workers,
+        runner=cast("RunnerKind", runner),
+        ray_address=ray_address,
         overwrite=overwrite,
         max_missing=allowed,
         retry="all" if retry_missing_all else "transient" if retry_missing else None,

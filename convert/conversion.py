@@ -35,7 +35,7 @@ from .plan import Plan, differences, without_collection
 from .planner import make_plan
 from .progress import Shown
 from .retry import Retry, retries_of, told
-from .runners import LocalRunner, ThreadRunner
+from .runners import LocalRunner, Runner, ThreadRunner
 from .runs import RUNS_FOLDER, recorded
 from .slices import check_whole, locked
 from .store import Store
@@ -43,6 +43,7 @@ from .tasks import ShardTask
 
 __all__ = ["Outcome", "convert", "finish", "plan_configs"]
 
+_WORKERS = 2
 _SPARE_BYTES = 256 * 1024 * 1024
 
 
@@ -129,7 +130,7 @@ def convert(
             raise UsageError(f"nothing is selected ({counts}); ask for more, or see `plan`")
         conversion = _Conversion(settings, options, store, shown, index)
         begun = [conversion.compared(plan) for plan in plans]
-        _check_disk(begun, store, options.workers)
+        _check_disk(begun, store, options.workers or _WORKERS)
         if settings.images == "bytes":
             photos = (photo for one in begun for photo in one.photos_left(index))
             for note in Tars(settings).prepare(photos, shown.bytes_bar):
@@ -299,6 +300,15 @@ class _Conversion:
         complete = [] if self.options.slice else reports
         return Outcome(complete, len(made), len(kept), missing, is_within)
 
+    def _runner(self, shards: int) -> Runner:
+        options, say = self.options, self.shown.say
+        if options.runner == "ray":
+            from .ray_runner import RayRunner  # noqa: PLC0415  (an extra)
+
+            return RayRunner(self.settings, self.store, options.workers, say, options.ray_address)
+        kind = LocalRunner if self.settings.images == "bytes" else ThreadRunner
+        return kind(self.settings, self.store, min(options.workers or _WORKERS, shards), say)
+
     def _carry_out(self, begun: Sequence[_Begun]) -> list[ShardLedger]:
         tasks: Iterator[ShardTask] = itertools.chain.from_iterable(
             one.plan.tasks(one.left, self.index, one.retries) for one in begun
@@ -306,16 +316,16 @@ class _Conversion:
         planned = sum(one.records for one in begun)
         before = planned - sum(one.records_left for one in begun)
         missing_before = sum(len(ledger.missing) for one in begun for ledger in one.finished)
-        workers = min(self.options.workers, sum(len(one.left) for one in begun))
         made: list[ShardLedger] = []
         self.store.make_folder(RUNS_FOLDER)
-        runner_of = LocalRunner if self.settings.images == "bytes" else ThreadRunner
         with (
-            recorded(self.store, self.shown, [one.plan.config for one in begun], workers) as run,
-            runner_of(self.settings, self.store, workers, self.shown.say) as runner,
+            recorded(
+                self.store, self.shown, [one.plan.config for one in begun], self.options.runner
+            ) as run,
+            self._runner(sum(len(one.left) for one in begun)) as runner,
             self.shown.examples_bar(planned, before, missing_before) as update,
         ):
-            run.traffic = runner.traffic
+            run.traffic, run.workers = runner.traffic, runner.workers
             for ledger in runner.run(tasks):
                 if ledger is not None:
                     made.append(ledger)

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from pydantic import Field
 
 from pico_banana.errors import SettingError
 from pico_banana.schema import SCHEMA_VERSION
 from pico_banana.settings import Settings
-from pico_banana.sources import Links
 
 if TYPE_CHECKING:
     from .slices import Slice
 
-__all__ = ["ConvertSettings", "MaxMissing", "RetryScope", "RunOptions"]
+__all__ = ["ConvertSettings", "MaxMissing", "RetryScope", "RunOptions", "RunnerKind"]
 
 ROW_GROUP_BYTES = 64 * 1024 * 1024
 """Most image bytes of one row group; the Hub's viewer reads groups of up to about 286 MiB."""
@@ -30,6 +29,9 @@ _LINKED_PER_SHARD = 50_000
 
 RetryScope = Literal["transient", "all"]
 """Which missing images are tried again: those of transient reasons, or all."""
+
+RunnerKind = Literal["local", "ray"]
+"""What carries shards out: worker processes of this machine, or a Ray cluster."""
 
 
 class ConvertSettings(Settings):
@@ -64,6 +66,8 @@ class ConvertSettings(Settings):
         No places, but the addresses that the link edition holds.
         """
         if self.images != "bytes":
+            from pico_banana.sources import Links  # noqa: PLC0415  (--help need not wait for Arrow)
+
             return {
                 "schema": SCHEMA_VERSION,
                 "images": self.images,
@@ -127,7 +131,9 @@ class RunOptions:
     """How a conversion is carried out; nothing here changes a byte of the output.
 
     Attributes:
-        workers: how many processes.
+        workers: how many processes; None is 2, with Ray one for each CPU of its cluster.
+        runner: local processes, or a Ray cluster.
+        ray_address: of the cluster, as Ray writes it; None leaves it to Ray.
         overwrite: delete the files that the old plan names, and begin anew.
         max_missing: stop early beyond it; None never stops early.
         retry: which missing images of finished shards are tried again; None leaves such shards
@@ -138,7 +144,9 @@ class RunOptions:
         SettingError: options that contradict each other.
     """
 
-    workers: int = 2
+    workers: int | None = None
+    runner: RunnerKind = "local"
+    ray_address: str | None = None
     overwrite: bool = False
     max_missing: MaxMissing | None = None
     retry: RetryScope | None = None
@@ -146,6 +154,10 @@ class RunOptions:
 
     def __post_init__(self) -> None:
         """Refuse what contradicts itself."""
+        if self.runner not in get_args(RunnerKind):
+            raise SettingError("runner", self.runner, "must be local or ray")
+        if self.ray_address is not None and self.runner != "ray":
+            raise SettingError("ray_address", self.ray_address, "must come with --runner ray")
         if self.overwrite and self.retry:
             raise SettingError(
                 "retry_missing",

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import queue
 import signal
+import sys
 import threading
 import time
 import warnings
@@ -14,10 +15,11 @@ from collections.abc import Callable, Iterator
 from concurrent import futures
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from importlib.abc import MetaPathFinder
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pico_banana.errors import WorkError
 from pico_banana.leases import LeaseServer
@@ -33,13 +35,17 @@ from .tasks import ShardTask
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["Counts", "LocalRunner", "ThreadRunner"]
+__all__ = ["Counts", "LocalRunner", "Runner", "Say", "ThreadRunner"]
 
 _TICK_S = 0.25
 _TASKS_AHEAD = 2  # the one that is carried out, and the next, whose images are fetched meanwhile
 _PATIENCE_S = 4
 _LEAVE_S = 3  # for all workers together to drop what is half written: a run ends within 5 seconds
 _FIELDS = ("rows", "examples_missing", "records", "images", "size_bytes", "images_missing")
+
+
+Say = Callable[[str], None]
+"""Tells a person a line."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +58,33 @@ class Counts:
     images: int = 0
     size_bytes: int = 0
     images_missing: int = 0
+
+
+class Runner(Protocol):
+    """What carries a plan's tasks out: a context manager.
+
+    Attributes:
+        workers: how many tasks are carried out at once.
+    """
+
+    workers: int
+
+    def __enter__(self) -> Self:
+        """Begin."""
+
+    def __exit__(self, *_: object) -> None:
+        """End what is under way; it leaves no file under its final name."""
+
+    @property
+    def traffic(self) -> Traffic:
+        """What the hosts were asked; complete once the runner has ended."""
+
+    @property
+    def counts(self) -> Counts:
+        """What has been done so far."""
+
+    def run(self, tasks: Iterator[ShardTask]) -> Iterator[ShardLedger | None]:
+        """Yield the ledger of each finished shard as it comes, and None every now and then."""
 
 
 @dataclass
@@ -74,11 +107,10 @@ class ThreadRunner:
         say: told what a person should know.
     """
 
-    def __init__(
-        self, settings: ConvertSettings, store: Store, workers: int, say: Callable[[str], None]
-    ) -> None:
+    def __init__(self, settings: ConvertSettings, store: Store, workers: int, say: Say) -> None:
         self._writer = ShardWriter(settings, store, None, self._seen, say)
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="pico-banana-shards")
+        self.workers = workers
         self._most = workers + 1  # one waits
         self._counts = Counts()
         self._lock, self._is_left = threading.Lock(), threading.Event()
@@ -150,10 +182,8 @@ class LocalRunner:
         say: told what a person should know; of a host, in a thread of its own.
     """
 
-    def __init__(
-        self, settings: ConvertSettings, store: Store, workers: int, say: Callable[[str], None]
-    ) -> None:
-        self._settings, self._store, self._count = settings, store, workers
+    def __init__(self, settings: ConvertSettings, store: Store, workers: int, say: Say) -> None:
+        self._settings, self._store, self.workers = settings, store, workers
         self._say = say
         self._leases = LeaseServer(settings.fetch, say)
         # Spawned, not forked: the parent has threads. A fork would copy their locks.
@@ -220,7 +250,7 @@ class LocalRunner:
     def _free(self) -> _Worker | None:
         """The worker with the fewest tasks, a new one while there may be more, or None."""
         least = min(self._workers, key=lambda worker: worker.tasks, default=None)
-        if (least is None or least.tasks) and len(self._workers) < self._count:
+        if (least is None or least.tasks) and len(self._workers) < self.workers:
             least = self._start()
         assert least is not None
         return least if least.tasks < _TASKS_AHEAD else None
@@ -276,6 +306,7 @@ def _work(
     """Be a worker's process; asked to end, drop what is half written and end."""
     try:
         catch((signal.SIGTERM, signal.SIGHUP))
+        sys.meta_path.insert(0, _WithoutPandas())
         from pico_banana.fetch import Fetcher  # noqa: PLC0415  (slow to import; here alone needed)
 
         warnings.filterwarnings("ignore", module=r"PIL\.")  # odd EXIF, thousands of times
@@ -301,6 +332,18 @@ def _work(
         os._exit(0)
     except SignalError as ended:
         die_of(ended.number)
+
+
+class _WithoutPandas(MetaPathFinder):
+    """Let pandas not be found, where nobody has a use for it.
+
+    Arrow imports it to see whether values are of its types, which takes 0.15 s and 40 MB.
+    """
+
+    def find_spec(self, fullname: str, *_: Any) -> None:
+        """Raise for pandas; leave all else to others."""
+        if fullname == "pandas":
+            raise ModuleNotFoundError(fullname, name=fullname)
 
 
 def _carry_out(connection: Connection, writer: ShardWriter) -> None:

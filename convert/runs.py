@@ -42,6 +42,7 @@ class Run:
 
     Attributes:
         configs: what it converted.
+        runner: local or ray.
         workers: how many processes.
         traffic: what the hosts were asked.
         made: shards that it made.
@@ -49,7 +50,8 @@ class Run:
     """
 
     configs: Sequence[str]
-    workers: int
+    runner: str
+    workers: int = 0
     traffic: Traffic = field(default_factory=Traffic)
     made: int = 0
     ended: str = "done"
@@ -62,6 +64,7 @@ class Run:
         value = {
             "format": _FORMAT,
             "configs": list(self.configs),
+            "runner": self.runner,
             "workers": self.workers,
             "begun": f"{self._begun:%Y-%m-%dT%H:%M:%SZ}",
             "seconds": round(time.monotonic() - self._begun_s, 1),
@@ -96,9 +99,9 @@ class Run:
 
 
 @contextlib.contextmanager
-def recorded(store: Store, shown: Shown, configs: Sequence[str], workers: int) -> Iterator[Run]:
+def recorded(store: Store, shown: Shown, configs: Sequence[str], runner: str) -> Iterator[Run]:
     """Give a run to be filled; however it ends, its file is written, and what it asked is shown."""
-    run = Run(configs, workers)
+    run = Run(configs, runner)
     try:
         yield run
     except PicoBananaError as error:

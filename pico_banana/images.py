@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import importlib
 import io
 import re
 import struct
@@ -19,9 +21,9 @@ from pico_banana.missing import MissingReason
 
 __all__ = ["FlawError", "ImageFacts", "inspect"]
 
-# What photos and edits come as. Pillow knows more formats, some of which run other programs.
-# Its JPEG plugin opens MPO too. A format that a build of Pillow lacks must not be asked for.
-_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM")
+# What photos and edits come as. Pillow knows more formats, some of which run other programs, and
+# `Image.init` takes long to import them all. Its JPEG plugin opens MPO too.
+_FORMATS = ("Png", "Jpeg", "WebP", "Gif", "Bmp", "Tiff", "Avif", "Ppm")
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_CHUNK_EXTRA = 12  # length, type and CRC around a chunk's data
 _JPEG_START, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
@@ -42,8 +44,11 @@ _silencing = threading.Lock()
 
 @functools.cache
 def _formats() -> tuple[str, ...]:
-    Image.init()
-    return tuple(kind for kind in _FORMATS if kind in Image.OPEN)
+    for kind in _FORMATS:
+        with contextlib.suppress(ImportError):  # an older Pillow has no AVIF
+            importlib.import_module(f"PIL.{kind}ImagePlugin")
+    # A format that a build of Pillow lacks must not be asked for.
+    return tuple(kind.upper() for kind in _FORMATS if kind.upper() in Image.OPEN)
 
 
 class FlawError(Exception):

@@ -1,25 +1,29 @@
-"""Share one process's host budgets with all processes of a run, by leases over a Unix socket.
+"""Share one process's host budgets with all processes of a run, by leases over a socket.
 
 `LeaseServer` serves one `HostBudgets`, and `LeasedBudgets` is what other processes use: every
 request takes a lease from that one place, so a budget holds for a whole run whatever its number of
-workers. A worker that dies gives its leases back, because its connection closes.
+workers and machines. A worker that dies gives its leases back, because its connection closes.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import hmac
 import json
 import os
 import platform
 import re
+import secrets
 import shutil
+import socket
 import tempfile
 import threading
 import zlib
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from pico_banana.budgets import Fate, HostBudgets
 from pico_banana.missing import GivenUpError, MissingReason
@@ -39,27 +43,45 @@ _LAST_WORDS_S = 0.2
 """At the end clients may finish what they say; those of processes that ended have."""
 
 
+_KEEPALIVE_S = (30, 10, 3)
+"""A machine that is gone says no farewell: asked after so long idle, each so long, so often."""
+
+_GREETING_S = 10
+"""Whoever connects over a network must say the run's word within this time."""
+
+
 class LeaseServer:
     """Serves one `HostBudgets` to the processes of a run, from a thread of its own.
 
     The protocol is a JSON list a line: `["acquire", id, host]` and `["burst", id, host]` are
-    answered by `[id, answer]`; `release`, `count` and `file` are not answered.
+    answered by `[id, answer]`; `release`, `count` and `file` are not answered. Over a network the
+    first line is the run's word, which stands in the address; without it nothing is served.
 
     Args:
         policy: budgets of hosts, and how they are kept.
         say: told what a person should know of a host, in the server's thread; None logs it.
+        host: this machine's address at which other machines reach it; None serves the processes
+            of this machine alone, over a Unix socket.
 
     Attributes:
-        address: path of the Unix socket, for `LeasedBudgets`.
+        address: where it is served, for `LeasedBudgets`; with `host` known once it has started.
     """
 
-    def __init__(self, policy: FetchPolicy, say: Callable[[str], None] | None = None) -> None:
-        # Readable by its owner alone; in /tmp where TMPDIR is too long for a socket's path.
-        where = tempfile.gettempdir()
-        where = where if len(where) < _LONGEST_FOLDER else "/tmp"  # noqa: S108
-        _sweep(where)
-        self._folder = tempfile.mkdtemp(prefix=f"{_mine()}{os.getpid()}-", dir=where)
-        self.address = os.path.join(self._folder, "leases")
+    def __init__(
+        self,
+        policy: FetchPolicy,
+        say: Callable[[str], None] | None = None,
+        host: str | None = None,
+    ) -> None:
+        self._host, self._word = host, secrets.token_hex(16)
+        self._folder = self.address = ""
+        if host is None:
+            # Readable by its owner alone; in /tmp where TMPDIR is too long for a socket's path.
+            where = tempfile.gettempdir()
+            where = where if len(where) < _LONGEST_FOLDER else "/tmp"  # noqa: S108
+            _sweep(where)
+            self._folder = tempfile.mkdtemp(prefix=f"{_mine()}{os.getpid()}-", dir=where)
+            self.address = os.path.join(self._folder, "leases")
         self._budgets = HostBudgets(policy, say)
         self._loop = asyncio.new_event_loop()
         self._started: Future[None] = Future()
@@ -82,7 +104,8 @@ class LeaseServer:
         if self._stop is not None:
             self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        if self._folder:
+            shutil.rmtree(self._folder, ignore_errors=True)
 
     def _run(self) -> None:
         with contextlib.closing(self._loop):
@@ -100,14 +123,21 @@ class LeaseServer:
             assert task is not None
             clients.add(task)
             try:
-                await _Client(self._budgets, writer).serve(reader)
+                if self._host is None or await self._is_known(reader, writer):
+                    await _Client(self._budgets, writer).serve(reader)
             except asyncio.CancelledError:
                 pass  # the server stops
             finally:
                 clients.discard(task)
                 writer.close()
 
-        server = await asyncio.start_unix_server(client, self.address)
+        if self._host is None:
+            server = await asyncio.start_unix_server(client, self.address)
+        else:
+            server = await asyncio.start_server(client, self._host, 0)
+            host, port = server.sockets[0].getsockname()[:2]
+            host = f"[{host}]" if ":" in host else host
+            self.address = f"tcp://{self._word}@{host}:{port}"
         self._started.set_result(None)
         await self._stop.wait()
         server.close()
@@ -116,6 +146,25 @@ class LeaseServer:
         for task in clients:
             task.cancel()
         await asyncio.gather(*clients, return_exceptions=True)
+
+    async def _is_known(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        """Whether who connected is of this run: anybody on the network can connect."""
+        _keep_alive(writer)
+        try:
+            line = await asyncio.wait_for(reader.readline(), _GREETING_S)
+        except (asyncio.TimeoutError, ConnectionError, ValueError):
+            return False
+        return hmac.compare_digest(line.strip(), self._word.encode())
+
+
+def _keep_alive(writer: asyncio.StreamWriter) -> None:
+    """Notice within minutes that the other machine is gone, though nothing is said."""
+    own = writer.get_extra_info("socket")
+    own.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    # macOS has another name for the first, and its own default of two hours will do there.
+    for name, value in zip(("IDLE", "INTVL", "CNT"), _KEEPALIVE_S, strict=True):
+        if hasattr(socket, f"TCP_KEEP{name}"):
+            own.setsockopt(socket.IPPROTO_TCP, getattr(socket, f"TCP_KEEP{name}"), value)
 
 
 def _mine() -> str:
@@ -283,10 +332,19 @@ class LeasedBudgets:
     async def _connected(self) -> None:
         async with self._connecting:
             if self._writer is None:
-                reader, self._writer = await asyncio.open_unix_connection(self._address)
+                reader, self._writer = await self._open()
                 self._reading = asyncio.ensure_future(self._read(reader))
             if self._reading is None or self._reading.done():
                 raise ConnectionError(_ENDED)
+
+    async def _open(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        if not self._address.startswith("tcp://"):
+            return await asyncio.open_unix_connection(self._address)
+        parts = urlsplit(self._address)
+        reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
+        _keep_alive(writer)
+        writer.write(f"{parts.username}\n".encode())
+        return reader, writer
 
     async def _read(self, reader: asyncio.StreamReader) -> None:
         with contextlib.suppress(ConnectionError):

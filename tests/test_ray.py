@@ -1,0 +1,301 @@
+"""Conversions on a Ray cluster: two nodes on one machine, all of it on loopback."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+pytest.importorskip("ray")
+
+from pico_banana.convert.sample_release import SampleRelease, make_sample_release
+from pico_banana.leases import LeaseServer
+from pico_banana.settings import Settings, build_settings
+from tests.commands import (
+    QUICK_FETCH,
+    Ended,
+    arguments_of,
+    count,
+    digests,
+    ledgers,
+    pico_banana,
+    quick_settings,
+    release_flags,
+)
+from tests.fake_cdn import FakeCDN, status
+from tests.test_s3 import BUCKET, fetch
+from tests.test_s3 import s3 as s3  # noqa: PLC0414  (a fixture)
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
+
+# Ray's name for it: on Linux too it makes all of a cluster's servers listen on loopback alone.
+ON_LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_USAGE_STATS_ENABLED": "0"}
+NODE = {"num_cpus": 1, "node_ip_address": "127.0.0.1", "object_store_memory": 80 * 1024**2}
+
+
+@pytest.fixture(scope="module")
+def release(tmp_path_factory: pytest.TempPathFactory) -> SampleRelease:
+    root = tmp_path_factory.mktemp("release")
+    return make_sample_release(root, sft=40, preference=8, multi_turn=6, size=(48, 32))
+
+
+@pytest.fixture(scope="module")
+def whole(release: SampleRelease, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output of one run by one local worker."""
+    out = tmp_path_factory.mktemp("whole") / "out"
+    assert pico_banana(*command(release, out, "--workers", "1")).code == 0
+    return out
+
+
+@pytest.fixture
+def cdn(release: SampleRelease) -> Iterator[FakeCDN]:
+    with FakeCDN(("/cdn", release.cdn)) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    """A cluster whose processes know nothing of the tests' environment."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in ON_LOOPBACK.items():
+            patch.setenv(name, value)
+        code = (
+            "import sys\n"
+            "from ray.cluster_utils import Cluster\n"
+            f"made = Cluster(initialize_head=True, head_node_args={NODE | {'num_cpus': 1}!r})\n"
+            f"node = made.add_node(**{NODE!r})\n"
+            "print(made.address, flush=True)\n"
+            "for line in sys.stdin:\n"
+            "    made.remove_node(node, allow_graceful=False)\n"
+            f"    node = made.add_node(**{NODE!r}) if line == 'replace\\n' else None\n"
+            "    print('done', flush=True)\n"
+            "made.shutdown()\n"
+        )
+        with subprocess.Popen(
+            [sys.executable, "-W", "ignore", "-c", code],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        ) as process:
+            assert process.stdin is not None
+            assert process.stdout is not None
+
+            def tell(word: str) -> None:
+                process.stdin.write(f"{word}\n")
+                process.stdin.flush()
+                assert process.stdout.readline() == "done\n"
+
+            address = process.stdout.readline().strip()
+            assert address.startswith("127.0.0.1:")
+            yield SimpleNamespace(address=address, tell=tell)
+            process.stdin.close()
+            process.wait(60)
+
+
+@pytest.fixture(autouse=True)
+def on_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in ON_LOOPBACK.items():
+        monkeypatch.setenv(name, value)
+
+
+def command(release: SampleRelease, out: Path | str, *words: Any, cdn: FakeCDN | None = None):
+    place = f"{cdn.url}/cdn" if cdn else None
+    sizes = ("--records-per-shard", "5", "--output", out)
+    return ["convert", "all", *release_flags(release, place), *sizes, *words]
+
+
+def by_ray(cluster: Any) -> list[str]:
+    return ["--runner", "ray", "--ray-address", cluster.address]
+
+
+# ---- the same bytes ----------------------------------------------------------------------------
+
+
+def test_ray_workers_and_slices_give_the_same_bytes(
+    cluster: Any, release: SampleRelease, whole: Path, tmp_path: Path
+) -> None:
+    for name, words in (("four", ["--workers", "4"]), ("ray", by_ray(cluster))):
+        ended = pico_banana(*command(release, tmp_path / name, *words))
+        assert ended.code == 0, ended.err
+        assert "(raylet)" not in ended.out
+        assert "12 shards made, 0 kept" in ended.out
+        assert digests(tmp_path / name) == digests(whole)
+    for config in ("sft", "preference", "multi_turn"):
+        assert ledgers(tmp_path / "ray", config) == ledgers(whole, config)
+    for number, words in enumerate([by_ray(cluster), [], []]):
+        part = ("--slice", f"{number}/3")
+        assert pico_banana(*command(release, tmp_path / "slices", *part, *words)).code == 0
+    assert pico_banana("finish", tmp_path / "slices").code == 0
+    assert digests(tmp_path / "slices") == digests(whole)
+
+
+def test_outputs_on_s3_are_the_same_too(
+    cluster: Any, release: SampleRelease, whole: Path, s3: Any, tmp_path: Path
+) -> None:
+    # The cluster was begun before there was an AWS_ENDPOINT_URL: the run carries it there.
+    out = f"s3://{BUCKET}"
+    for name, words in (
+        ("one", ["--workers", "1"]),
+        ("four", ["--workers", "4"]),
+        ("ray", by_ray(cluster)),
+    ):
+        ended = pico_banana(*command(release, f"{out}/{name}", *words))
+        assert ended.code == 0, ended.err
+    for number, words in enumerate([by_ray(cluster), [], []]):
+        part = ("--slice", f"{number}/3")
+        assert pico_banana(*command(release, f"{out}/slices", *part, *words)).code == 0
+    assert pico_banana("finish", f"{out}/slices").code == 0
+    for name in ("one", "four", "ray", "slices"):
+        fetch(s3, tmp_path / name, f"{name}/")
+        assert digests(tmp_path / name) == digests(whole)
+
+
+# ---- nodes that die ----------------------------------------------------------------------------
+
+
+def test_a_node_that_dies_in_the_middle_costs_no_byte(
+    cluster: Any, release: SampleRelease, whole: Path, cdn: FakeCDN, tmp_path: Path
+) -> None:
+    cdn.hold("*/images/*")
+    words = [*quick_settings(tmp_path), *by_ray(cluster)]
+    run = subprocess.Popen(
+        arguments_of(*command(release, tmp_path / "out", *words, cdn=cdn)),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "COLUMNS": "200"},
+    )
+    # Five edits of a shard of sft: each node is at work.
+    cdn.wait_for_request("*/images/*", n=10, timeout_s=60)
+    cluster.tell("replace")
+    cdn.release()
+    told, said = run.communicate(timeout=120)
+    assert run.returncode == 0, said
+    assert "is begun again: its Ray node or process died" in said
+    assert "12 shards made, 0 kept" in told
+    assert "(raylet)" not in told  # Ray's own words are no results
+    assert digests(tmp_path / "out") == digests(whole)
+    assert pico_banana("verify", tmp_path / "out").code == 0
+    # What was under way on the dead node was asked twice, and nothing else.
+    asked = Counter(request.path for request in cdn.requests("*/images/*"))
+    assert 1 <= sum(asked.values()) - len(asked) <= 5
+
+
+def test_ctrl_c_ends_the_run_and_it_goes_on(
+    cluster: Any, release: SampleRelease, whole: Path, cdn: FakeCDN, tmp_path: Path
+) -> None:
+    words = [*quick_settings(tmp_path), *by_ray(cluster)]
+    cdn.delay_s = 0.02
+    run = subprocess.Popen(
+        arguments_of(*command(release, tmp_path / "out", *words, cdn=cdn)),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    cdn.wait_for_request("*/images/*", n=15, timeout_s=60)
+    cdn.hold("*/images/*")
+    run.send_signal(signal.SIGINT)
+    _, said = run.communicate(timeout=10)
+    assert run.returncode == 130
+    assert "interrupted: finished shards are kept" in said
+    cdn.release()
+    ended = pico_banana(*command(release, tmp_path / "out", *words, cdn=cdn))
+    assert ended.code == 0, ended.err
+    assert digests(tmp_path / "out") == digests(whole)
+    assert not list((tmp_path / "out").glob("**/*.tmp"))
+
+
+# ---- hosts -------------------------------------------------------------------------------------
+
+
+def test_a_hosts_budget_holds_for_the_whole_cluster(
+    cluster: Any, release: SampleRelease, cdn: FakeCDN, tmp_path: Path
+) -> None:
+    hosts = {"127.0.0.1": {"connections": 3}}
+    settings = quick_settings(tmp_path, fetch={**QUICK_FETCH, "hosts": hosts})
+    cdn.delay_s = 0.02
+    ended = pico_banana(*command(release, tmp_path / "out", *settings, *by_ray(cluster), cdn=cdn))
+    assert ended.code == 0, ended.err
+    assert cdn.peak("*/images/*") == 3
+    (asked,) = [line for line in ended.err.splitlines() if line.startswith("http://127.0.0.1")][:1]
+    assert f" {cdn.count('*/images/*')} " in asked
+
+
+def test_what_is_missing_is_accounted_for(
+    cluster: Any, release: SampleRelease, whole: Path, cdn: FakeCDN, tmp_path: Path
+) -> None:
+    failing = sorted((release.cdn / "images/positive-edit").glob("*.png"))[3].name
+    cdn.fail(f"*/{failing}", forever=status(500))
+    words = [*quick_settings(tmp_path), *by_ray(cluster)]
+    ended = pico_banana(*command(release, tmp_path / "out", *words, cdn=cdn))
+    assert ended.code == 1
+    assert "examples with missing images" in ended.out
+    missing = [one for one in ledgers(tmp_path / "out", "sft") if one["missing"]]
+    assert sum(count(one["missing_lines"]) for one in missing) >= 1
+    # It stops where it must not be missing, with the words of local workers.
+    fails = [*words, "--on-missing", "fail"]
+    ended = pico_banana(*command(release, tmp_path / "fail", *fails, cdn=cdn))
+    assert ended.code == 1
+    assert failing in ended.err
+    assert "server_error" in ended.err
+    cdn.clear()
+    ended = pico_banana(*command(release, tmp_path / "out", *words, "--retry-missing", cdn=cdn))
+    assert ended.code == 0, ended.err
+    assert digests(tmp_path / "out") == digests(whole)
+
+
+# ---- what cannot be ----------------------------------------------------------------------------
+
+
+def refused(release: SampleRelease, tmp_path: Path, *words: str, **more: Any) -> Ended:
+    ended = pico_banana(*command(release, tmp_path / "out", *words), **more)
+    assert ended.code == 2
+    return ended
+
+
+def test_without_the_extra_it_is_named(release: SampleRelease, tmp_path: Path) -> None:
+    (tmp_path / "ray.py").write_text("raise ImportError('none here')", encoding="utf-8")
+    ended = refused(release, tmp_path, "--runner", "ray", env={"PYTHONPATH": str(tmp_path)})
+    assert "--runner ray needs Ray, which is not installed" in ended.err
+    assert "pip install 'pico-banana-400k[ray]'" in ended.err
+
+
+def test_words_that_do_not_fit_are_refused(release: SampleRelease, tmp_path: Path) -> None:
+    for words, said in (
+        (["--runner", "slurm"], "runner must be local or ray, but got 'slurm'"),
+        (["--ray-address", "auto"], "ray_address must come with --runner ray"),
+        (["--runner", "ray", "--ray-address", "ray://head:10001"], "run the command on a node"),
+    ):
+        assert said in refused(release, tmp_path, *words).err
+
+
+def test_a_cluster_that_is_not_there_is_said(release: SampleRelease, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as unused:
+        address = f"127.0.0.1:{unused.getsockname()[1]}"
+    ended = refused(release, tmp_path, "--runner", "ray", "--ray-address", address)
+    assert f"no Ray cluster at {address} can be used" in ended.err
+    assert "ray start --head" in ended.err
+
+
+def test_a_stranger_gets_no_leases() -> None:
+    policy = build_settings(Settings, {}).fetch
+    with LeaseServer(policy, host="127.0.0.1") as leases:
+        port = int(leases.address.rpartition(":")[2])
+        for word in (b"", b"guess", b"x" * 100_000):
+            with socket.create_connection(("127.0.0.1", port)) as stranger:
+                stranger.settimeout(20)
+                stranger.sendall(word + b'\n["acquire", 1, "http://h:80"]\n')
+                with contextlib.suppress(ConnectionResetError):
+                    assert stranger.recv(100) == b""
+    assert not leases.traffic
