@@ -295,7 +295,7 @@ def test_a_full_disk_says_so_and_is_continued(cdn):
 
 def test_an_interrupted_fetch_writes_no_more_and_is_continued(cdn):
     """As in a notebook: the process lives on."""
-    cdn.fail("*", HEAD, drip(1_000_000))
+    cdn.fail("*", HEAD, drip(200_000))
 
     def progress(done, _):
         if done:
