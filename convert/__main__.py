@@ -21,6 +21,8 @@ def main() -> None:
     """Run the command line; the exit codes are 0, 1 and 2, or 128 and the number of a signal."""
     try:
         catch()
+        # numpy starts a thread for each core, which spins for a while; nobody here needs one.
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
         end_within(_END_S, _INTERRUPTED)
         from .cli import main as run  # noqa: PLC0415  (see above)
 

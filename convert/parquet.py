@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 __all__ = ["LinkedFile", "ParquetFile"]
+
+_FIRST_BYTES = 1024 * 1024
+"""Of a buffer, which grows."""
 
 
 class _Writing:
@@ -46,9 +50,9 @@ class _Writing:
 class ParquetFile(_Writing):
     """One Parquet file with image bytes that is being written; rows are held for a row group.
 
-    Image bytes lie uncompressed (PNG and JPEG are compressed already), without dictionary or
-    statistics, one page an image, so that the offset index addresses each. Other columns are
-    zstd. A file without a row has no row group: an empty one breaks loading in `datasets`.
+    Nothing is compressed: PNG and JPEG are already, and of other columns a page holds one value.
+    Image bytes lie without dictionary or statistics, one page an image, so that the offset index
+    addresses each. A file without a row has no row group: an empty one breaks loading in `datasets`.
 
     Args:
         file: where to write.
@@ -60,13 +64,14 @@ class ParquetFile(_Writing):
     def __init__(self, file: HashingFile, config: str) -> None:
         super().__init__(file)
         self._schema = arrow_schema(config)
+        self._held: dict[str, _Images | _ImageLists | _Values] = {
+            name: _held(kind, self._schema.field(name).type)
+            for name, kind in ((column.name, column.kind) for column in columns(config))
+        }
+        self._held_rows = self._held_bytes = 0
         kinds = {column.name: column.kind for column in columns(config)}
-        self._image_columns = [name for name, kind in kinds.items() if kind == "image"]
-        self._image_lists = [name for name, kind in kinds.items() if kind == "images"]
-        self._rows: list[dict[str, Any]] = []
-        self._held_bytes = 0
-        bare = {f"{name}.bytes" for name in self._image_columns}
-        bare |= {f"{name}.list.element.bytes" for name in self._image_lists}
+        bare = {f"{name}.bytes" for name, kind in kinds.items() if kind == "image"}
+        bare |= {f"{name}.list.element.bytes" for name, kind in kinds.items() if kind == "images"}
         leaves = _leaves(self._schema)
         others = [path for path in leaves if path not in bare]
         # No dictionary for lists: with one row a page, pyarrow 26 writes a list leaf with a
@@ -76,7 +81,7 @@ class ParquetFile(_Writing):
         self._writer = pq.ParquetWriter(
             file,
             self._schema,
-            compression={path: "NONE" if path in bare else "ZSTD" for path in leaves},
+            compression="NONE",
             use_dictionary=singles,
             write_statistics=others,
             write_page_index=True,
@@ -87,27 +92,122 @@ class ParquetFile(_Writing):
 
     def add(self, row: dict[str, Any]) -> None:
         """Add a row: a value for each column."""
-        size = sum(len(row[name]["bytes"]) for name in self._image_columns if row[name])
-        size += sum(
-            len(image["bytes"]) for name in self._image_lists for image in row[name] if image
-        )
-        if self._rows and self._held_bytes + size > ROW_GROUP_BYTES:
+        size = sum(column.size_of(row[name]) for name, column in self._held.items())
+        if self._held_rows and self._held_bytes + size > ROW_GROUP_BYTES:
             self._flush()
-        self._rows.append(row)
+        for name, column in self._held.items():
+            column.add(row[name])
+        self._held_rows += 1
         self._held_bytes += size
         self.rows += 1
 
     def _flush(self) -> None:
-        if not self._rows:
+        if not self._held_rows:
             return
-        arrays = [
-            pa.array([row[field.name] for row in self._rows], field.type) for field in self._schema
-        ]
-        # The rows' image bytes are in the arrays now: two copies at once are enough.
-        count = len(self._rows)
-        self._rows, self._held_bytes = [], 0
+        arrays = [column.array() for column in self._held.values()]
         table = pa.Table.from_arrays(arrays, schema=self._schema)
-        self._writer.write_table(table, row_group_size=count)
+        self._writer.write_table(table, row_group_size=self._held_rows)
+        del arrays, table  # what they refer to is used again
+        for column in self._held.values():
+            column.clear()
+        self._held_rows = self._held_bytes = 0
+
+
+class _Values:
+    """The values of a column that are held for a row group."""
+
+    def __init__(self, kind: pa.DataType) -> None:
+        self._kind = kind
+        self._values: list[Any] = []
+
+    def size_of(self, value: Any) -> int:
+        """Return the bytes of a value's images: there are none."""
+        del value
+        return 0
+
+    def add(self, value: Any) -> None:
+        self._values.append(value)
+
+    def array(self) -> pa.Array:
+        return pa.array(self._values, self._kind)
+
+    def clear(self) -> None:
+        self._values.clear()
+
+
+class _Images:
+    """The images of a column that are held for a row group: their bytes in one buffer.
+
+    It is used again for the next row group: fresh memory of that size costs more than the copy.
+    Where they are copied one by one, other threads run between.
+    """
+
+    def __init__(self, kind: pa.DataType) -> None:
+        self._kind = kind
+        self._data = np.empty(_FIRST_BYTES, np.uint8)
+        self._ends = [0]
+        self._names: list[str | None] = []
+
+    def size_of(self, value: Any) -> int:
+        """Return the bytes of a value's images."""
+        return len(value["bytes"]) if value else 0
+
+    def add(self, value: Any) -> None:
+        begin = self._ends[-1]
+        end = begin + self.size_of(value)
+        if end > len(self._data):
+            grown = np.empty(max(end, 2 * len(self._data)), np.uint8)
+            grown[:begin] = self._data[:begin]
+            self._data = grown
+        if value:
+            self._data[begin:end] = np.frombuffer(value["bytes"], np.uint8)
+        self._ends.append(end)
+        self._names.append(value["path"] if value else None)
+
+    def array(self) -> pa.Array:
+        """Return all as structs; they refer to the buffer, so only until it is cleared."""
+        ends = pa.py_buffer(np.array(self._ends, np.int32))
+        data = pa.py_buffer(self._data[: self._ends[-1]])
+        images = pa.Array.from_buffers(pa.binary(), len(self._names), [None, ends, data])
+        is_null = pa.array([name is None for name in self._names], pa.bool_())
+        names = pa.array(self._names, pa.string())
+        return pa.StructArray.from_arrays([images, names], fields=[*self._kind], mask=is_null)
+
+    def clear(self) -> None:
+        self._ends = [0]
+        self._names.clear()
+
+
+class _ImageLists:
+    """The images of a column of lists, likewise."""
+
+    def __init__(self, kind: pa.ListType) -> None:
+        self._kind, self._images = kind, _Images(kind.value_type)
+        self._ends = [0]
+
+    def size_of(self, value: Any) -> int:
+        """Return the bytes of a value's images."""
+        return sum(map(self._images.size_of, value))
+
+    def add(self, value: Any) -> None:
+        for one in value:
+            self._images.add(one)
+        self._ends.append(self._ends[-1] + len(value))
+
+    def array(self) -> pa.Array:
+        """Return all as lists of structs, likewise."""
+        ends = pa.array(self._ends, pa.int32())
+        return pa.ListArray.from_arrays(ends, self._images.array(), type=self._kind)
+
+    def clear(self) -> None:
+        self._images.clear()
+        self._ends = [0]
+
+
+def _held(kind: str, arrow: pa.DataType) -> _Images | _ImageLists | _Values:
+    if kind == "images":
+        return _ImageLists(arrow)
+    return _Images(arrow) if kind == "image" else _Values(arrow)
 
 
 class LinkedFile(_Writing):

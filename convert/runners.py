@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import multiprocessing
 import os
 import queue
@@ -310,6 +311,7 @@ def _work(
         from pico_banana.fetch import Fetcher  # noqa: PLC0415  (slow to import; here alone needed)
 
         warnings.filterwarnings("ignore", module=r"PIL\.")  # odd EXIF, thousands of times
+        gc.freeze()  # what was imported stays: the collector need not look through it
         _end_with_parent()
         begin = place * len(_FIELDS)
         decode = settings.check == "decode"
