@@ -239,13 +239,17 @@ def convert(  # noqa: PLR0913  (a command has the flags that it has)
     arguments: dict[str, Any],
 ) -> None:
     """Fetch and write sharded Parquet; continues what is there."""
+    settings = _settings(arguments, settings_file)
+    if settings.images == "bytes" and runner == "local":
+        from .processes import load  # noqa: PLC0415
+
+        load()
     from .conversion import convert as carry_out  # noqa: PLC0415
     from .progress import Shown  # noqa: PLC0415
     from .report import show_outcome  # noqa: PLC0415
     from .slices import Slice  # noqa: PLC0415
     from .store import Store  # noqa: PLC0415
 
-    settings = _settings(arguments, settings_file)
     allowed = MaxMissing.parse(max_missing) if max_missing is not None else None
     store = Store(output, settings.storage_options)
     options = RunOptions(

@@ -31,7 +31,7 @@ from pico_banana.tars import Tars
 from .card import CARD_NAME, ConfigReport, read_reports, write_card
 from .ledger import Ledger, ShardLedger
 from .options import ConvertSettings, RunOptions
-from .plan import Plan, differences, without_collection
+from .plan import Plan, differences, without_collection, without_pandas
 from .planner import make_plan
 from .progress import Shown
 from .retry import Retry, retries_of, told
@@ -66,6 +66,7 @@ class Outcome:
     is_within: bool = True
 
 
+@without_pandas()
 def plan_configs(
     configs: Sequence[str], settings: ConvertSettings, shown: Shown
 ) -> tuple[list[Plan], Index | None]:
@@ -95,6 +96,7 @@ def plan_configs(
     return plans, index
 
 
+@without_pandas()
 def convert(
     configs: Sequence[str],
     settings: ConvertSettings,

@@ -52,7 +52,7 @@ class ParquetFile(_Writing):
 
     Nothing is compressed: PNG and JPEG are already, and of other columns a page holds one value.
     Image bytes lie without dictionary or statistics, one page an image, so that the offset index
-    addresses each. A file without a row has no row group: an empty one breaks loading in `datasets`.
+    addresses each. A file without a row has no row group: an empty one breaks `datasets`.
 
     Args:
         file: where to write.

@@ -8,7 +8,6 @@ import multiprocessing
 import os
 import queue
 import signal
-import sys
 import threading
 import time
 import warnings
@@ -16,10 +15,8 @@ from collections.abc import Callable, Iterator
 from concurrent import futures
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from importlib.abc import MetaPathFinder
-from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import SpawnProcess
+from multiprocessing.process import BaseProcess
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pico_banana.errors import WorkError
@@ -28,6 +25,8 @@ from pico_banana.traffic import Traffic
 
 from .ledger import ShardLedger
 from .options import ConvertSettings
+from .plan import without_pandas
+from .processes import deaf_to_sigint, worker_context
 from .shards import ShardWriter
 from .signals import SignalError, catch, check, die_of, held, let_go
 from .store import Store
@@ -90,7 +89,7 @@ class Runner(Protocol):
 
 @dataclass
 class _Worker:
-    process: SpawnProcess
+    process: BaseProcess
     connection: Connection
     tasks: int = 0
 
@@ -187,8 +186,7 @@ class LocalRunner:
         self._settings, self._store, self.workers = settings, store, workers
         self._say = say
         self._leases = LeaseServer(settings.fetch, say)
-        # Spawned, not forked: the parent has threads. A fork would copy their locks.
-        self._context = multiprocessing.get_context("spawn")
+        self._context: Any = worker_context()
         self._counts = self._context.RawArray("q", workers * len(_FIELDS))
         self._workers: list[_Worker] = []
 
@@ -230,6 +228,9 @@ class LocalRunner:
             PicoBananaError: what a worker raised.
             WorkError: a worker's process died.
         """
+        # All before the first task: sending one waits for its worker to have started.
+        while len(self._workers) < self.workers:
+            self._start()
         waiting = True
         while waiting or any(worker.tasks for worker in self._workers):
             check()
@@ -249,14 +250,11 @@ class LocalRunner:
                 yield None
 
     def _free(self) -> _Worker | None:
-        """The worker with the fewest tasks, a new one while there may be more, or None."""
-        least = min(self._workers, key=lambda worker: worker.tasks, default=None)
-        if (least is None or least.tasks) and len(self._workers) < self.workers:
-            least = self._start()
-        assert least is not None
+        """The worker with the fewest tasks, None where each has enough."""
+        least = min(self._workers, key=lambda worker: worker.tasks)
         return least if least.tasks < _TASKS_AHEAD else None
 
-    def _start(self) -> _Worker:
+    def _start(self) -> None:
         ours, theirs = self._context.Pipe()
         arguments = (theirs, self._settings, self._store, self._leases.address)
         process = self._context.Process(
@@ -265,15 +263,13 @@ class LocalRunner:
             name=f"pico-banana-worker-{len(self._workers)}",
             daemon=True,
         )
-        resource_tracker.ensure_running()  # the first start would else lift the mask below
-        # The terminal sends SIGINT to all; a worker's mask is inherited, and the parent acts.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        with held():  # a worker that gets half of what it needs complains aloud
+        with (
+            deaf_to_sigint(),
+            held(),
+        ):  # a worker that gets half of what it needs complains aloud
             process.start()
             self._workers.append(_Worker(process, ours))
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         theirs.close()
-        return self._workers[-1]
 
     def _receive(self, worker: _Worker) -> ShardLedger | None:
         try:
@@ -307,7 +303,6 @@ def _work(
     """Be a worker's process; asked to end, drop what is half written and end."""
     try:
         catch((signal.SIGTERM, signal.SIGHUP))
-        sys.meta_path.insert(0, _WithoutPandas())
         from pico_banana.fetch import Fetcher  # noqa: PLC0415  (slow to import; here alone needed)
 
         warnings.filterwarnings("ignore", module=r"PIL\.")  # odd EXIF, thousands of times
@@ -315,7 +310,7 @@ def _work(
         _end_with_parent()
         begin = place * len(_FIELDS)
         decode = settings.check == "decode"
-        with Fetcher(settings, decode=decode, leases=leases) as fetcher:
+        with without_pandas(), Fetcher(settings, decode=decode, leases=leases) as fetcher:
 
             def seen(rows: int, examples_missing: int, records: int) -> None:
                 check()
@@ -334,18 +329,6 @@ def _work(
         os._exit(0)
     except SignalError as ended:
         die_of(ended.number)
-
-
-class _WithoutPandas(MetaPathFinder):
-    """Let pandas not be found, where nobody has a use for it.
-
-    Arrow imports it to see whether values are of its types, which takes 0.15 s and 40 MB.
-    """
-
-    def find_spec(self, fullname: str, *_: Any) -> None:
-        """Raise for pandas; leave all else to others."""
-        if fullname == "pandas":
-            raise ModuleNotFoundError(fullname, name=fullname)
 
 
 def _carry_out(connection: Connection, writer: ShardWriter) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import fnmatch
+import functools
 import logging
 from collections.abc import Callable
 from typing import Literal, Protocol
 from urllib.parse import urlsplit
 
+from pico_banana.hosts import origin_of
 from pico_banana.missing import MissingReason
 from pico_banana.pace import Answer, Lease, Outcome, Pace
 from pico_banana.settings import FetchPolicy, HostBudget
@@ -24,7 +26,12 @@ Fate = Literal["got", "again", "missing"]
 
 def host_of(url: str) -> str:
     """Return scheme, name and port of a URL: what a budget is kept for."""
-    parts = urlsplit(url)
+    return _host_of_origin("".join(origin_of(url)))
+
+
+@functools.lru_cache(1024)
+def _host_of_origin(origin: str) -> str:
+    parts = urlsplit(origin)
     port = parts.port or (443 if parts.scheme == "https" else 80)
     return f"{parts.scheme}://{(parts.hostname or '').lower()}:{port}"
 

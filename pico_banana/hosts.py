@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import re
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-__all__ = ["Host", "is_private"]
+__all__ = ["Host", "is_private", "origin_of"]
 
 _PORTS = {"http": 80, "https": 443}
 # Nothing that one reader of URLs takes for a part of the name, and another one does not.
@@ -15,6 +16,13 @@ _NAME = re.compile(r"[a-z0-9_-][a-z0-9._-]*")
 # Systems read 127.1, 2130706433 and 0x7f.1 as addresses: 127.0.0.1.
 _NUMBER = re.compile(r"(?:.*\.)?(?:[0-9]+|0x[0-9a-f]*)\.?")
 _GAPS = re.compile(r"[\x00-\x20\x7f\\]")
+_PATH = re.compile(r"[/?#]")
+
+
+def origin_of(url: str) -> tuple[str, str, str]:
+    """Return a URL's scheme, "://" and what stands before its path; few differ in a release."""
+    scheme, mark, rest = url.partition("://")
+    return scheme, mark, _PATH.split(rest, 1)[0]
 
 
 class Host(NamedTuple):
@@ -33,7 +41,12 @@ class Host(NamedTuple):
             from yarl import URL  # noqa: PLC0415  (rare)
 
             url = str(URL(url))  # as it is asked for, a name with umlauts included
-        parts = urlsplit(url)
+        return cls._of_origin("".join(origin_of(url)))
+
+    @classmethod
+    @functools.lru_cache(1024)
+    def _of_origin(cls, origin: str) -> Host:
+        parts = urlsplit(origin)
         if parts.scheme not in _PORTS:
             raise ValueError(f"{parts.scheme or 'nothing'}: is not http or https")
         if "@" in parts.netloc:

@@ -10,24 +10,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hmac
-import json
 import os
-import platform
-import re
 import secrets
 import shutil
 import socket
-import tempfile
 import threading
-import zlib
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+import orjson
+
 from pico_banana.budgets import Fate, HostBudgets
 from pico_banana.missing import GivenUpError, MissingReason
 from pico_banana.pace import Answer, Lease, Outcome
+from pico_banana.scratch import make_scratch
 from pico_banana.settings import FetchPolicy
 from pico_banana.traffic import Traffic
 
@@ -35,9 +33,6 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 __all__ = ["LeaseServer", "LeasedBudgets"]
-
-_LONGEST_FOLDER = 55
-"""Of a socket's path systems take some 104 bytes, the names below the folder need about 45."""
 
 _LAST_WORDS_S = 0.2
 """At the end clients may finish what they say; those of processes that ended have."""
@@ -76,11 +71,7 @@ class LeaseServer:
         self._host, self._word = host, secrets.token_hex(16)
         self._folder = self.address = ""
         if host is None:
-            # Readable by its owner alone; in /tmp where TMPDIR is too long for a socket's path.
-            where = tempfile.gettempdir()
-            where = where if len(where) < _LONGEST_FOLDER else "/tmp"  # noqa: S108
-            _sweep(where)
-            self._folder = tempfile.mkdtemp(prefix=f"{_mine()}{os.getpid()}-", dir=where)
+            self._folder = make_scratch()
             self.address = os.path.join(self._folder, "leases")
         self._budgets = HostBudgets(policy, say)
         self._loop = asyncio.new_event_loop()
@@ -167,31 +158,6 @@ def _keep_alive(writer: asyncio.StreamWriter) -> None:
             own.setsockopt(socket.IPPROTO_TCP, getattr(socket, f"TCP_KEEP{name}"), value)
 
 
-def _mine() -> str:
-    """What the names of this machine's folders begin with: others may share the folder above."""
-    return f"pico-banana-{zlib.crc32(platform.node().encode()):08x}-"
-
-
-def _sweep(where: str) -> None:
-    """Delete the folders of this machine's processes that are gone: a kill leaves them."""
-    folder = re.compile(re.escape(_mine()) + r"(\d+)-\w+")
-    with contextlib.suppress(OSError):
-        for name in os.listdir(where):
-            found = folder.fullmatch(name)
-            if found and not _is_running(int(found[1])):
-                shutil.rmtree(os.path.join(where, name), ignore_errors=True)
-
-
-def _is_running(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:  # another user's
-        return True
-    return True
-
-
 class _Client:
     """One process that takes leases from the server."""
 
@@ -203,7 +169,7 @@ class _Client:
     async def serve(self, reader: asyncio.StreamReader) -> None:
         try:
             while line := await reader.readline():
-                verb, *rest = json.loads(line)
+                verb, *rest = orjson.loads(line)
                 if verb in ("acquire", "burst"):
                     answering = self._acquire if verb == "acquire" else self._burst
                     task = asyncio.ensure_future(answering(*rest))
@@ -238,7 +204,7 @@ class _Client:
         self._answer(number, await self._budgets.is_burst(host))
 
     def _answer(self, number: int, value: Any) -> None:
-        self._writer.write(json.dumps([number, value]).encode() + b"\n")
+        self._writer.write(orjson.dumps([number, value]) + b"\n")
 
 
 def _reason(word: str | None) -> MissingReason | None:
@@ -257,6 +223,7 @@ class LeasedBudgets:
         self._writer: asyncio.StreamWriter | None = None
         self._reading: asyncio.Task[None] | None = None
         self._asked: dict[int, asyncio.Future[Any]] = {}
+        self._said: list[bytes] = []
         self._number = 0
 
     def begin(self) -> None:
@@ -310,6 +277,7 @@ class LeasedBudgets:
     async def close(self) -> None:
         """Close the connection, which gives all leases back."""
         if self._reading is not None and self._writer is not None:
+            self._send()
             self._reading.cancel()
             self._writer.close()
             await asyncio.gather(self._reading, return_exceptions=True)
@@ -326,8 +294,17 @@ class LeasedBudgets:
         return self._number, answered
 
     def _tell(self, *message: Any) -> None:
-        if self._writer is not None:
-            self._writer.write(json.dumps(message).encode() + b"\n")
+        if self._writer is None:
+            return
+        if not self._said:
+            asyncio.get_running_loop().call_soon(self._send)
+        self._said.append(orjson.dumps(message))
+
+    def _send(self) -> None:
+        """Send what was said in one turn of the loop: each sending wakes the other process."""
+        if self._writer is not None and self._said:
+            self._writer.write(b"\n".join(self._said) + b"\n")
+        self._said.clear()
 
     async def _connected(self) -> None:
         async with self._connecting:
@@ -349,7 +326,7 @@ class LeasedBudgets:
     async def _read(self, reader: asyncio.StreamReader) -> None:
         with contextlib.suppress(ConnectionError):
             while line := await reader.readline():
-                number, value = json.loads(line)
+                number, value = orjson.loads(line)
                 asked = self._asked.pop(number)
                 if not asked.done():  # cancelled
                     asked.set_result(value)

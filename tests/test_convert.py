@@ -179,7 +179,7 @@ def test_killed_in_the_middle_and_continued(
     out = tmp_path / "out"
     run = begin(release, out, cdn)
     children = psutil.Process(run.pid).children(recursive=True)
-    workers = [child for child in children if "spawn_main" in " ".join(child.cmdline())]
+    workers = [child for child in children if child.ppid() != run.pid]  # they are forked
     assert len(workers) == 2
     for victim in workers if who == "workers" else [psutil.Process(run.pid)]:
         victim.send_signal(signal.SIGKILL)
@@ -374,7 +374,7 @@ def test_parquet_has_a_page_an_image_and_bounded_row_groups(
         assert not columns[name].has_dictionary_page
         assert not columns[name].is_stats_set
         assert columns[name].has_offset_index
-    assert columns["edit_prompt"].compression == "ZSTD"
+    assert columns["edit_prompt"].compression == "UNCOMPRESSED"
     assert columns["edit_prompt"].has_column_index
 
 

@@ -120,8 +120,8 @@ class World:
                 assert not path.startswith(os.fspath(self.outside)), about
                 assert path not in ("/etc/passwd", "/dev/zero"), about
             if event == "socket.connect":
-                is_lease = isinstance(about, (str, bytes)) and os.fsdecode(about).endswith("leases")
-                assert is_lease or about == ("127.0.0.1", port), about
+                is_own = isinstance(about, (str, bytes)) and "/pico-banana-" in os.fsdecode(about)
+                assert is_own or about == ("127.0.0.1", port), about
             if event == "resolve":
                 assert about in ("127.0.0.1", "farm9.staticflickr.com"), about
         assert self.decoy.log == []
