@@ -154,16 +154,37 @@ def index(
 
 @app.command()
 @_flags(*_FLAGS)
-def plan(configs: Config, *, settings_file: SettingsFile = None, arguments: dict[str, Any]) -> None:
+def plan(
+    configs: Config,
+    *,
+    settings_file: SettingsFile = None,
+    bandwidth: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RATE", help="Reckon the hours by a line of 1Gbit, 200Mbit, 100MB a second."
+        ),
+    ] = None,
+    nodes: Annotated[
+        int | None,
+        typer.Option(
+            min=1, metavar="N", help="Reckon the hours of so many machines like this one."
+        ),
+    ] = None,
+    arguments: dict[str, Any],
+) -> None:
     """Show what would be converted: records, shards, edit types, bytes, odd and bad records."""
     from .conversion import plan_configs  # noqa: PLC0415  (--help need not wait for Arrow)
+    from .estimate import bits_per_s, estimate  # noqa: PLC0415
     from .progress import Shown  # noqa: PLC0415
-    from .report import show_plan  # noqa: PLC0415
+    from .report import show_estimate, show_plan  # noqa: PLC0415
 
     settings = _settings(arguments, settings_file)
+    line = None if bandwidth is None else bits_per_s(bandwidth)
     plans, _ = plan_configs(_configs(configs), settings, Shown(err))
     for one in plans:
         show_plan(one, settings, out)
+    if bandwidth is not None or nodes is not None:
+        show_estimate(estimate(plans, settings, line, nodes or 1), out)
 
 
 @app.command()

@@ -14,14 +14,22 @@ from pico_banana.missing import MissingReason
 from pico_banana.schema import category_of
 
 from .conversion import Outcome
+from .estimate import CPU_S_PER_GB, CPU_S_PER_IMAGE, REQUEST_S, Estimate
 from .options import ConvertSettings
 from .plan import Plan
-from .runs import read_traffic, traffic_tables
+from .runs import read_traffic, shown_host, traffic_tables
 from .store import Store
 from .text import printable, short
 from .verify import Accounts
 
-__all__ = ["counted", "show_accounts", "show_outcome", "show_plan", "show_runs"]
+__all__ = [
+    "counted",
+    "show_accounts",
+    "show_estimate",
+    "show_outcome",
+    "show_plan",
+    "show_runs",
+]
 
 _SHOWN_BAD = 10
 
@@ -70,6 +78,32 @@ def show_plan(plan: Plan, settings: ConvertSettings, console: Console) -> None:
     if len(plan.bad) > _SHOWN_BAD:
         console.print(f"... and {len(plan.bad) - _SHOWN_BAD:,} bad lines more; plan.json has all")
     console.print()
+
+
+def show_estimate(found: Estimate, console: Console) -> None:
+    """Show what each host is asked for, and the hours by what binds."""
+    hosts = Table("host", box=None, pad_edge=False)
+    for name in ("requests", "GB"):
+        hosts.add_column(name, justify="right")
+    for host in found.hosts:
+        name = shown_host(host.host)
+        hosts.add_row(name, f"{host.requests:,}", f"{host.size_bytes / 1e9:,.1f}")
+    hosts.add_row("in all, local files too", f"{found.images:,}", f"{found.size_bytes / 1e9:,.1f}")
+    console.print(hosts)
+    hours = Table("at least, by", box=None, pad_edge=False)
+    hours.add_column("hours", justify="right")
+    bounds = found.bounds()
+    for what, seconds in bounds:
+        hours.add_row(shown_host(what), f"{seconds / 3600:,.2f}")
+    console.print(hours)
+    nodes = counted(found.nodes, "node")
+    console.print(
+        f"what binds {nodes}: {shown_host(bounds[0][0])}. Budgets hold for all nodes together; a "
+        f"request is taken to last {REQUEST_S} s, an image this machine's CPU "
+        f"{1000 * CPU_S_PER_IMAGE:.1f} ms and {CPU_S_PER_GB:.1f} s a GB",
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 def _edit_types(plan: Plan) -> Table:

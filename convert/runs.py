@@ -28,12 +28,12 @@ from .progress import Shown
 from .store import Store, dump_json
 from .text import printable
 
-__all__ = ["RUNS_FOLDER", "Run", "read_traffic", "recorded", "traffic_tables"]
+__all__ = ["RUNS_FOLDER", "Run", "read_traffic", "recorded", "shown_host", "traffic_tables"]
 
 RUNS_FOLDER = "_ledger/runs"
 _FORMAT = 1
 _LOCK_S = 2
-_USUAL_PORT = re.compile(r"^(https://.*):443$|^(http://.*):80$")
+_USUAL_PORT = re.compile(r"(https://[^ ]*):443$|(http://[^ ]*):80$")
 
 
 @dataclass
@@ -153,11 +153,16 @@ def traffic_tables(traffic: Traffic) -> list[Table]:
     for name in ("again", "missing"):
         reasons.add_column(name, justify="right")
     for host, one in sorted(traffic.items()):
-        shown = escape(printable(_USUAL_PORT.sub(r"\1\2", host)))
+        shown = shown_host(host)
         hosts.add_row(shown, *_cells(one))
         for reason in sorted({*one.again, *one.missing}):
             reasons.add_row(shown, reason, f"{one.again[reason]:,}", f"{one.missing[reason]:,}")
     return [hosts, reasons] if reasons.row_count else [hosts]
+
+
+def shown_host(host: str) -> str:
+    """Return a host as a person writes it, without its usual port; foreign text is no markup."""
+    return escape(printable(_USUAL_PORT.sub(r"\1\2", host)))
 
 
 def _cells(one: HostTraffic) -> list[str]:

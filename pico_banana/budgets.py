@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import functools
 import logging
 from collections.abc import Callable
@@ -12,7 +11,7 @@ from urllib.parse import urlsplit
 from pico_banana.hosts import origin_of
 from pico_banana.missing import MissingReason
 from pico_banana.pace import Answer, Lease, Outcome, Pace
-from pico_banana.settings import FetchPolicy, HostBudget
+from pico_banana.settings import FetchPolicy
 from pico_banana.traffic import Traffic
 
 __all__ = ["FILES", "NOWHERE", "Budgets", "Fate", "HostBudgets", "host_of"]
@@ -85,10 +84,7 @@ class HostBudgets:
     def _host(self, host: str) -> Pace:
         if host not in self._hosts:
             name = urlsplit(host).hostname or ""
-            budgets = self._policy.hosts
-            globs = (glob for glob in budgets if fnmatch.fnmatchcase(name, glob.lower()))
-            glob = next(globs, None)
-            budget = budgets[glob] if glob else HostBudget()
+            budget = self._policy.budget_of(name)
             self._hosts[host] = Pace(host, budget, self._policy, self._say)
         return self._hosts[host]
 

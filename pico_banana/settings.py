@@ -90,6 +90,12 @@ class FetchPolicy(_Frozen):
     max_redirects: int = Field(ge=0)
     placeholder_sha256s: tuple[str, ...] = ()
 
+    def budget_of(self, name: str) -> HostBudget:
+        """Return the budget of a host's name: that of the first glob that matches, or the usual."""
+        globs = (glob for glob in self.hosts if fnmatch.fnmatchcase(name, glob.lower()))
+        glob = next(globs, None)
+        return HostBudget() if glob is None else self.hosts[glob]
+
 
 def _read_config(name: str) -> Any:
     text = (resources.files("pico_banana") / "configs" / name).read_text(encoding="utf-8")

@@ -1,0 +1,139 @@
+"""Reckon how long a conversion takes, and what binds it: the line, a host's budget, or CPUs."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+import numpy as np
+
+from pico_banana.budgets import host_of
+from pico_banana.errors import SettingError
+from pico_banana.settings import BUCKET, FLICKR_HOSTS, HostBudget
+from pico_banana.sources import mirrored
+
+from .options import ConvertSettings
+from .plan import Plan
+
+__all__ = ["Estimate", "HostLoad", "bits_per_s", "estimate"]
+
+CPU_S_PER_GB, CPU_S_PER_IMAGE = 4.0, 0.0012
+"""Of one core, for fetching, checking, hashing and writing: `python -m benchmarks.convert`."""
+
+REQUEST_S = 0.2
+"""What a request is taken to last, for the budgets that bound connections; no measure of hosts."""
+
+_UNITS = {"kbit": 1e3, "mbit": 1e6, "gbit": 1e9, "kb": 8e3, "mb": 8e6, "gb": 8e9}
+_FORM = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?([a-z]+?)(?:/s|ps)?", re.IGNORECASE)
+
+
+def bits_per_s(text: str) -> float:
+    """Return the bits a second that "1Gbit", "200Mbit/s" or "100MB" means; else `SettingError`."""
+    found = _FORM.fullmatch(text.strip())
+    unit = _UNITS.get(found[2].lower()) if found else None
+    if found is None or unit is None or not float(found[1]):
+        raise SettingError("bandwidth", text, "must be like 1Gbit, 200Mbit or 100MB, a second")
+    return float(found[1]) * unit
+
+
+@dataclass(frozen=True)
+class HostLoad:
+    """What one host is asked for.
+
+    Attributes:
+        host: scheme, name and port, or a glob of names.
+        requests: how many images.
+        size_bytes: about how much.
+        budget: what it may be asked at most, by all nodes together.
+    """
+
+    host: str
+    requests: int
+    size_bytes: float
+    budget: HostBudget
+
+    @property
+    def seconds(self) -> float:
+        """How long its budget makes it last at least, each request taken to last `REQUEST_S`."""
+        rate = self.budget.connections / REQUEST_S
+        return self.requests / min(rate, self.budget.requests_per_second or rate)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """How long a conversion takes.
+
+    Attributes:
+        hosts: what each host is asked for.
+        images: how many in all, those of local files too.
+        size_bytes: about how much.
+        bandwidth: of each node, in bits a second; None where it was not given.
+        nodes: how many machines.
+        cores: of each.
+    """
+
+    hosts: list[HostLoad]
+    images: int
+    size_bytes: float
+    bandwidth: float | None
+    nodes: int
+    cores: int
+
+    def bounds(self) -> list[tuple[str, float]]:
+        """Return what bounds it with the seconds that it takes at least, the longest first."""
+        found = [(f"budget of {host.host}", host.seconds) for host in self.hosts]
+        cpu_s = CPU_S_PER_GB * self.size_bytes / 1e9 + CPU_S_PER_IMAGE * self.images
+        found.append((f"CPUs, {self.nodes} x {self.cores}", cpu_s / (self.nodes * self.cores)))
+        if self.bandwidth is not None:
+            size = sum(host.size_bytes for host in self.hosts)
+            found.append(("line", 8 * size / (self.nodes * self.bandwidth)))
+        return sorted(found, key=lambda bound: -bound[1])
+
+
+def estimate(
+    plans: Sequence[Plan], settings: ConvertSettings, bandwidth: float | None, nodes: int
+) -> Estimate:
+    """Reckon what plans take on so many nodes like this one, each with a line of its own."""
+    images = 0
+    size_bytes = 0.0
+    requests: Counter[str] = Counter()
+    sizes: Counter[str] = Counter()
+    places = (_edits(settings), _inputs(settings))
+    for plan in plans if settings.images == "bytes" else ():
+        spec = settings.for_config(plan.config)
+        edits = round(plan.records * spec.images_per_record)
+        # Within a shard each photo is fetched once.
+        rows = [np.array(shard.rows, np.int64) for shard in plan.shards]
+        inputs = sum(len(np.unique(one[one >= 0])) + int((one < 0).sum()) for one in rows)
+        counts = ((edits, spec.edited_bytes), (inputs, spec.input_bytes))
+        for place, (count, size) in zip(places, counts, strict=True):
+            images += count
+            size_bytes += count * size
+            if place is not None:
+                requests[place] += count
+                sizes[place] += count * size
+    hosts = [
+        HostLoad(
+            host, count, sizes[host], settings.fetch.budget_of(urlsplit(host).hostname or host)
+        )
+        for host, count in requests.items()
+    ]
+    return Estimate(hosts, images, size_bytes, bandwidth, nodes, os.cpu_count() or 1)
+
+
+def _edits(settings: ConvertSettings) -> str | None:
+    place = mirrored(settings.cdn, settings.mirrors)
+    return None if os.path.isabs(place) else host_of(place)
+
+
+def _inputs(settings: ConvertSettings) -> str | None:
+    """The host that inputs come from, None where they lie in a folder or in tars."""
+    source = settings.sources[0]
+    if source == "bucket":
+        place = mirrored(BUCKET, settings.mirrors)
+        return None if os.path.isabs(place) else host_of(place)
+    return FLICKR_HOSTS if source == "flickr" else None
