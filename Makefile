@@ -14,7 +14,7 @@ READ_BACK = .venvs/read-back
 CACHES = HF_HOME="$(CURDIR)/.venv/cache/huggingface" PICO_BANANA_CACHE="$(CURDIR)/.venv/cache/pico_banana"
 unexport HF_DATASETS_CACHE HF_HUB_CACHE HF_MODULES_CACHE HF_TOKEN PYTHONHOME PYTHONPATH
 
-.PHONY: help demo test soak lint types versions constraints clean
+.PHONY: help demo test soak bench lint types versions constraints clean
 
 help:  ## list these tasks
 	@echo 'make TASK [PYTHON=python3.11]; tasks:'
@@ -29,6 +29,9 @@ test: .venv/dev.stamp  ## the tests, of the soak its short form; ARGS="-k word" 
 soak: .venv/torch.stamp  ## the long form of the tests that take minutes, with their figures; those with torch, gigabytes
 	$(CACHES) SOAK=long .venv/bin/python -m pytest -m soak --capture=no $(ARGS)
 	$(CACHES) .venv/bin/python -m pytest -k torch tests/test_streaming.py tests/test_example_scripts.py
+
+bench: .venv/dev.stamp .venvs/img2dataset/peer.stamp  ## the benchmarks, beside their peers, into benchmarks/README.md; some 15 minutes
+	$(CACHES) .venv/bin/python -m benchmarks $(ARGS)
 
 lint: .venv/dev.stamp  ## ruff's rules and format
 	.venv/bin/ruff check .
@@ -106,6 +109,13 @@ clean:  ## remove the environments, caches and demo-output
 	@echo 'Making .venvs/loader-$*'
 	@.venv/bin/python -m venv --clear .venvs/loader-$*
 	@.venvs/loader-$*/bin/python $(PIP_INSTALL) --editable . hypothesis psutil pytest --constraint $<
+	@touch $@
+
+# With the versions that it asks for itself.
+.venvs/img2dataset/peer.stamp: .venv/python.stamp
+	@echo 'Making .venvs/img2dataset'
+	@.venv/bin/python -m venv --clear .venvs/img2dataset
+	@.venvs/img2dataset/bin/python $(PIP_INSTALL) img2dataset
 	@touch $@
 
 .venvs/uv/uv.stamp: .venv/python.stamp

@@ -4,40 +4,33 @@
 records on loopback, and lets the ways run in turn, each in a process of its own: the json module
 over all lines, `pico-banana plan all` and `pico-banana convert all --images url`, records and index
 in the cache. It
-prints seconds and their ratio, then, of a run more, the peak memory of all processes together (what
-is not shared) and of the largest one.
+prints rows of a Markdown table; memory is that of all processes together, what is not shared, of a
+run more.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import functools
 import http.server
 import json
 import os
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 
-import psutil
-
 from benchmarks.open_images_list import MULTI_TURN, PREFERENCE, RECORDS, make_list, make_release
+from benchmarks.rows import HEAD, Peak, alternate, median_ratio, run, show
 
-_EVERY_S = 0.02
 _PARSE = """
 import json, sys
 for path in sys.argv[1:]:
     with open(path, encoding="utf-8") as file:
         print(sum(1 for line in file if json.loads(line)))
 """
-Watch = Callable[[psutil.Process], None]
 
 
 class _QuietHandler(http.server.SimpleHTTPRequestHandler):
@@ -47,40 +40,6 @@ class _QuietHandler(http.server.SimpleHTTPRequestHandler):
         """Say nothing."""
 
 
-class Peak:
-    """The most memory that a process and its children had, of what was seen of them."""
-
-    def __init__(self) -> None:
-        self.together = self.largest = 0
-
-    def watch(self, process: psutil.Process) -> None:
-        """Look once."""
-        sizes = []
-        for one in [process, *process.children(recursive=True)]:
-            with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):  # just ended
-                sizes.append(one.memory_full_info().uss)
-        self.together = max(self.together, sum(sizes))
-        self.largest = max([self.largest, *sizes])
-
-
-def run(words: list[str], env: dict[str, str], watch: Watch | None = None) -> float:
-    """Run a command to its end; return its seconds."""
-    begun_s = time.perf_counter()
-    with subprocess.Popen(  # noqa: S603
-        words, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    ) as process:
-        while watch is not None and process.poll() is None:
-            try:
-                watch(psutil.Process(process.pid))
-            except psutil.NoSuchProcess:
-                break
-            time.sleep(_EVERY_S)
-        _, said = process.communicate()
-    if process.returncode:
-        sys.exit(f"{' '.join(words)} ended with code {process.returncode}: {said}")
-    return time.perf_counter() - begun_s
-
-
 def compare(folder: Path, cdn: str, runs: int) -> None:
     """Let the ways run in turn, and print what they took."""
     env = {**os.environ, "PICO_BANANA_CACHE": str(folder / "cache")}
@@ -88,35 +47,41 @@ def compare(folder: Path, cdn: str, runs: int) -> None:
     flags = ["--cdn", cdn, "--open-images-metadata", str(metadata), "--images", "url"]
     program = [sys.executable, "-m", "pico_banana.convert"]
     out = folder / "out"
-    parse = [sys.executable, "-c", _PARSE, *map(str, sorted((folder / "jsonl").iterdir()))]
-    plan = [*program, "plan", "all", *flags]
-    write = [*program, "convert", "all", *flags, "--output", str(out)]
-    run(plan, env)  # fetches the records and makes the index, once
-    ways = {"parse": parse, "plan": plan, "links": write}
-    found: dict[str, list[float]] = {way: [] for way in ways}
-    for _ in range(runs):
-        for way, words in ways.items():
-            shutil.rmtree(out, ignore_errors=True)
-            found[way].append(run(words, env))
+    parse = [sys.executable, "-c", _PARSE]
+    files = sorted((folder / "jsonl").iterdir())
+    commands: dict[str, list[object]] = {
+        "parse sft": [*parse, folder / "jsonl" / "sft.jsonl"],
+        "plan sft": [*program, "plan", "sft", *flags],
+        "parse": [*parse, *files],
+        "plan": [*program, "plan", "all", *flags],
+        "links": [*program, "convert", "all", *flags, "--output", out],
+    }
+    run(commands["plan"], env)  # fetches the records and makes the index, once
+
+    def once(way: str) -> float:
+        shutil.rmtree(out, ignore_errors=True)
+        return run(commands[way], env)
+
+    found = alternate({way: functools.partial(once, way) for way in commands}, runs)
     counts = [json.loads(path.read_bytes())["rows"] for path in out.glob("_ledger/*/train-*.json")]
     records = RECORDS + PREFERENCE + MULTI_TURN
     if sum(counts) != records:
         sys.exit(f"{records:,} rows must be written, but got {sum(counts):,}")
     size = sum(path.stat().st_size for path in out.glob("*/*.parquet"))
-    for way, seconds in found.items():
-        ratios = [own / base for own, base in zip(seconds, found["parse"], strict=True)]
-        sys.stdout.write(
-            f"{way:<6} {statistics.median(seconds):6.2f} s, "
-            f"{statistics.median(ratios):5.1f} times parsing\n"
-        )
     peak = Peak()
     shutil.rmtree(out, ignore_errors=True)
-    run(write, env, peak.watch)
-    together, largest = peak.together / 1e9, peak.largest / 1e9
-    sys.stdout.write(
-        f"links: {len(counts)} files, {size / 1e6:,.0f} MB, {size / records:,.0f} bytes a row; "
-        f"peak memory {together:.2f} GB together, {largest:.2f} GB the largest\n"
-    )
+    run(commands["links"], env, peak.watch)
+    sys.stdout.write(HEAD)
+    for what, way, parsed, bar in (
+        (f"plan of {RECORDS:,} sft records", "plan sft", "parse sft", "at most 3"),
+        (f"plan of all three configs, {records:,} records", "plan", "parse", "at most 3"),
+        ("link edition of all three configs", "links", "parse", "at most 4, 1 GB"),
+    ):
+        ours = f"{statistics.median(found[way]):.2f} s"
+        if way == "links":
+            ours += f", {peak.together / 1e9:.2f} GB; {size / 1e6:,.0f} MB in {len(counts)} files"
+        beside = f"json module {statistics.median(found[parsed]):.2f} s"
+        show(what, ours, beside, f"{median_ratio(found[way], found[parsed]):.1f} times", bar)
 
 
 def main() -> None:

@@ -25,6 +25,7 @@ from pathlib import Path
 from PIL import Image
 
 from benchmarks.open_images_list import make_list, make_records
+from benchmarks.rows import HEAD, show
 
 _RECORDS, _PHOTOS = 1000, 500
 _PHOTO_SIZE, _EDIT_SIZE = (1024, 768), (640, 560)
@@ -137,9 +138,12 @@ def main() -> None:
             ratio = statistics.median(
                 mine / folder for mine, folder in zip(times, found["folder"], strict=True)
             )
-            sys.stdout.write(
-                f"{way:<22} {statistics.median(times):6.2f} s   {ratio:.2f} times the folder's\n"
-            )
+            if way == "folder":
+                sys.stdout.write(HEAD)
+                continue
+            ours, beside = statistics.median(times), statistics.median(found["folder"])
+            what = f"photos from {way}"
+            show(what, f"{ours:.2f} s", f"folder {beside:.2f} s", f"{ratio:.2f} times", "")
 
 
 if __name__ == "__main__":

@@ -21,8 +21,8 @@ from .plan import Plan
 
 __all__ = ["Estimate", "HostLoad", "bits_per_s", "estimate"]
 
-CPU_S_PER_GB, CPU_S_PER_IMAGE = 4.0, 0.0012
-"""Of one core, for fetching, checking, hashing and writing: `python -m benchmarks.convert`."""
+CPU_S_PER_GB, CPU_S_PER_IMAGE = 2.9, 0.0007
+"""Of one core, for fetching, checking, hashing and writing, as measured: see docs/scale.md."""
 
 REQUEST_S = 0.2
 """What a request is taken to last, for the budgets that bound connections; no measure of hosts."""

@@ -132,7 +132,7 @@ class RayRunner:
         self._traffic = Traffic()
         self._counted = _Counted()
         self._under_way: dict[Any, ShardTask] = {}
-        self.workers, self._looked_s = 0, -math.inf
+        self.workers, self._has_cpus, self._looked_s = 0, True, -math.inf
         self._ending = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
@@ -153,9 +153,9 @@ class RayRunner:
 
     def __exit__(self, *_: object) -> None:
         """End the tasks; what they have not finished leaves no file under its final name."""
-        for one in self._under_way:
-            self._ray.cancel(one, force=True)
-        self._ending.close()
+        with self._ending:
+            for one in self._under_way:
+                self._ray.cancel(one, force=True)
 
     @property
     def traffic(self) -> Traffic:
@@ -202,11 +202,7 @@ class RayRunner:
         before = [(number, signal.getsignal(number)) for number in ENDING]
         try:
             _knock(self._address or os.environ.get("RAY_ADDRESS", ""))
-            self._ray.init(
-                address=self._address,
-                log_to_driver=False,
-                logging_level="ERROR",
-            )
+            self._ray.init(address=self._address, log_to_driver=False, logging_level="ERROR")
         except (ConnectionError, RuntimeError, ValueError, OSError) as error:
             where = f"at {self._address}" if self._address else "on this machine"
             raise UsageError(
@@ -240,7 +236,10 @@ class RayRunner:
         if now_s - self._looked_s < _LOOK_S:
             return
         self._looked_s = now_s
-        self.workers = self._asked or int(self._ray.cluster_resources().get("CPU", 0))
+        cpus = int(self._ray.cluster_resources().get("CPU", 0))
+        if not cpus and self._has_cpus:
+            self._say("the Ray cluster has no CPU at the moment; the run goes on when it has one")
+        self._has_cpus, self.workers = cpus > 0, self._asked or cpus
 
     def _hear(self) -> None:
         """Take what workers have told."""

@@ -99,8 +99,8 @@ def show_estimate(found: Estimate, console: Console) -> None:
     nodes = counted(found.nodes, "node")
     console.print(
         f"what binds {nodes}: {shown_host(bounds[0][0])}. Budgets hold for all nodes together; a "
-        f"request is taken to last {REQUEST_S} s, an image this machine's CPU "
-        f"{1000 * CPU_S_PER_IMAGE:.1f} ms and {CPU_S_PER_GB:.1f} s a GB",
+        f"request is taken to last {REQUEST_S} s; of a CPU like an AMD EPYC's an image takes "
+        f"{1000 * CPU_S_PER_IMAGE:.1f} ms, a GB {CPU_S_PER_GB:.1f} s (docs/scale.md)",
         highlight=False,
         soft_wrap=True,
     )
