@@ -256,25 +256,20 @@ class RayRunner:
         failures = self._ray.exceptions
         try:
             ledger, last = self._ray.get(one)
-        except failures.RayTaskError as error:
-            if isinstance(error.cause, PicoBananaError):
-                raise error.cause from None
-            raise WorkError(f"{shard} failed on the Ray cluster: {error}") from None
-        except (
-            failures.WorkerCrashedError,
-            failures.NodeDiedError,
-            failures.OutOfMemoryError,
-        ) as error:
-            raise WorkError(
-                f"{shard} was begun {_RETRIES + 1} times on the Ray cluster, and each time its "
-                f"process or node died: {str(error).strip()}; finished shards are kept, run the "
-                "same command again to continue (fewer --workers need less memory)"
-            ) from None
         except failures.RayError as error:
+            cause = getattr(error, "cause", None)
+            if isinstance(cause, PicoBananaError):
+                raise cause from None
+            said = (str(error).strip() or type(error).__name__).splitlines()[-1].strip()
+            if isinstance(error, (failures.WorkerCrashedError, failures.NodeDiedError)):
+                why = f"each of {_RETRIES + 1} times its process or node died"
+                way_out = "fewer --workers need less memory"
+            else:
+                why = "it could not be carried out"
+                way_out = "every node needs pico-banana-400k, installed or by a runtime environment"
             raise WorkError(
-                f"{shard} could not be carried out on the Ray cluster: {str(error).strip()}; every "
-                "node needs pico-banana-400k, in its Python or by Ray's runtime environment; "
-                "finished shards are kept, run the same command again to continue"
+                f"{shard} on the Ray cluster: {why}: {said}; {way_out}. Finished shards are kept, "
+                "run the same command again to continue"
             ) from None
         self._counted.end(last)
         return ledger  # type: ignore[no-any-return]

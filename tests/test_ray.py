@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -18,7 +19,11 @@ import pytest
 
 pytest.importorskip("ray")
 
+from pico_banana.convert.options import ConvertSettings
+from pico_banana.convert.ray_runner import _carry_out, _Shared
 from pico_banana.convert.sample_release import SampleRelease, make_sample_release
+from pico_banana.convert.store import Store
+from pico_banana.errors import WorkError
 from pico_banana.leases import LeaseServer
 from pico_banana.settings import Settings, build_settings
 from tests.commands import (
@@ -269,6 +274,22 @@ def test_without_the_extra_it_is_named(release: SampleRelease, tmp_path: Path) -
     ended = refused(release, tmp_path, "--runner", "ray", env={"PYTHONPATH": str(tmp_path)})
     assert "--runner ray needs Ray, which is not installed" in ended.err
     assert "pip install 'pico-banana-400k[ray]'" in ended.err
+
+
+def test_a_node_that_does_not_see_what_others_see_makes_no_hole(
+    release: SampleRelease, whole: Path, tmp_path: Path
+) -> None:
+    def carry_out(output: Path, cdn: Path) -> None:
+        shutil.copytree(release.cdn / "jsonl", tmp_path / "cdn" / "jsonl", dirs_exist_ok=True)
+        settings = build_settings(ConvertSettings, {"cdn": os.fspath(cdn)})
+        shutil.rmtree(tmp_path / "cdn")
+        shared = _Shared(settings, Store(os.fspath(output)), os.fspath(cdn), None, {})
+        _carry_out(shared, SimpleNamespace(config="sft"))  # type: ignore[arg-type]
+
+    with pytest.raises(WorkError, match=r"the output .* is not there on the Ray node"):
+        carry_out(tmp_path, release.cdn)
+    with pytest.raises(WorkError, match=r"the folder .*cdn is not there on the Ray node"):
+        carry_out(whole, tmp_path / "cdn")
 
 
 def test_words_that_do_not_fit_are_refused(release: SampleRelease, tmp_path: Path) -> None:
