@@ -293,6 +293,15 @@ def test_a_full_disk_says_so_and_is_continued(cdn):
     assert asked(cdn) == [size]
 
 
+@pytest.fixture
+def hears_sigint():
+    """Hear SIGINT also where a shell began the tests in its background, which ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("hears_sigint")
 def test_an_interrupted_fetch_writes_no_more_and_is_continued(cdn):
     """As in a notebook: the process lives on."""
     cdn.fail("*", HEAD, drip(200_000))
