@@ -106,9 +106,11 @@ def estimate(
     for plan in plans if settings.images == "bytes" else ():
         spec = settings.for_config(plan.config)
         edits = round(plan.records * spec.images_per_record)
-        # Within a shard each photo is fetched once.
+        # Within a shard each photo is fetched once; without an ImageID Flickr alone has it.
         rows = [np.array(shard.rows, np.int64) for shard in plan.shards]
-        inputs = sum(len(np.unique(one[one >= 0])) + int((one < 0).sum()) for one in rows)
+        inputs = sum(len(np.unique(one[one >= 0])) for one in rows)
+        if settings.sources[0] == "flickr":
+            inputs += sum(int((one < 0).sum()) for one in rows)
         counts = ((edits, spec.edited_bytes), (inputs, spec.input_bytes))
         for place, (count, size) in zip(places, counts, strict=True):
             images += count

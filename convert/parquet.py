@@ -64,12 +64,11 @@ class ParquetFile(_Writing):
     def __init__(self, file: HashingFile, config: str) -> None:
         super().__init__(file)
         self._schema = arrow_schema(config)
+        kinds = {column.name: column.kind for column in columns(config)}
         self._held: dict[str, _Images | _ImageLists | _Values] = {
-            name: _held(kind, self._schema.field(name).type)
-            for name, kind in ((column.name, column.kind) for column in columns(config))
+            name: _held(kind, self._schema.field(name).type) for name, kind in kinds.items()
         }
         self._held_rows = self._held_bytes = 0
-        kinds = {column.name: column.kind for column in columns(config)}
         bare = {f"{name}.bytes" for name, kind in kinds.items() if kind == "image"}
         bare |= {f"{name}.list.element.bytes" for name, kind in kinds.items() if kind == "images"}
         leaves = _leaves(self._schema)
@@ -147,6 +146,7 @@ class _Images:
         self._data = np.empty(_FIRST_BYTES, np.uint8)
         self._ends = [0]
         self._names: list[str | None] = []
+        self._are_null: list[bool] = []
 
     def size_of(self, value: Any) -> int:
         """Return the bytes of a value's images."""
@@ -163,19 +163,21 @@ class _Images:
             self._data[begin:end] = np.frombuffer(value["bytes"], np.uint8)
         self._ends.append(end)
         self._names.append(value["path"] if value else None)
+        self._are_null.append(value is None)
 
     def array(self) -> pa.Array:
         """Return all as structs; they refer to the buffer, so only until it is cleared."""
         ends = pa.py_buffer(np.array(self._ends, np.int32))
         data = pa.py_buffer(self._data[: self._ends[-1]])
         images = pa.Array.from_buffers(pa.binary(), len(self._names), [None, ends, data])
-        is_null = pa.array([name is None for name in self._names], pa.bool_())
+        is_null = pa.array(self._are_null, pa.bool_())
         names = pa.array(self._names, pa.string())
         return pa.StructArray.from_arrays([images, names], fields=[*self._kind], mask=is_null)
 
     def clear(self) -> None:
         self._ends = [0]
         self._names.clear()
+        self._are_null.clear()
 
 
 class _ImageLists:
