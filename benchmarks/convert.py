@@ -236,7 +236,7 @@ def share(root: Path, env: dict[str, str], runs: int) -> None:
         release = Release(Path(folder), _SLOW, _SMALL, _SMALL)
         with serving(*release.mounts, delay_s=_DELAY_S) as server:
             ways = Ways(release, server, env)
-            for budget in (64, 8):
+            for budget, bar in ((64, "at least 3"), (8, "no gain")):
                 path = Path(folder) / f"budget-{budget}.yaml"
                 host = {"connections": budget}
                 path.write_text(json.dumps({"fetch": {"hosts": {"127.0.0.1": host}}}))
@@ -247,7 +247,6 @@ def share(root: Path, env: dict[str, str], runs: int) -> None:
                     return lambda: ways.ours(*words, "--workers", count)
 
                 found = alternate({str(count): with_workers(count) for count in (1, 2, 4)}, runs)
-                bar = "at least 3" if budget > 8 else "no gain"  # noqa: PLR2004
                 for count in ("2", "4"):
                     show(
                         f"{count} workers at {1000 * _DELAY_S:.0f} ms, a host's budget {budget}",

@@ -94,7 +94,7 @@ def show_estimate(found: Estimate, console: Console) -> None:
     hours.add_column("hours", justify="right")
     bounds = found.bounds()
     for what, seconds in bounds:
-        hours.add_row(shown_host(what), f"{seconds / 3600:,.2f}")
+        hours.add_row(shown_host(what), _hours(seconds))
     console.print(hours)
     nodes = counted(found.nodes, "node")
     console.print(
@@ -104,6 +104,12 @@ def show_estimate(found: Estimate, console: Console) -> None:
         highlight=False,
         soft_wrap=True,
     )
+
+
+def _hours(seconds: float) -> str:
+    """Hours with two decimals, few with two digits: a small plan takes some thousandths."""
+    hours = seconds / 3600
+    return f"{hours:,.2f}" if hours >= 0.1 or not hours else f"{hours:.2g}"  # noqa: PLR2004
 
 
 def _edit_types(plan: Plan) -> Table:

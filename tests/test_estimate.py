@@ -53,10 +53,10 @@ def test_connections_bind_where_no_rate_does(release: SampleRelease, tmp_path: P
         flags = release_flags(release, f"{cdn.url}/cdn")
         ended = pico_banana("plan", "sft", *flags, *settings, "--nodes", "2")
         # 40 requests, each taken to last 0.2 s: 8 s.
-        assert hours(ended.out) == {
-            f"budget of {cdn.url}": 0.0,
-            next(name for name in hours(ended.out) if name.startswith("CPUs")): 0.0,
-        }
+        found = hours(ended.out)
+        assert found[f"budget of {cdn.url}"] == pytest.approx(8 / 3600, rel=0.2)
+        (cpus,) = [value for name, value in found.items() if name.startswith("CPUs, 2 x")]
+        assert 0 < cpus < 8 / 3600
         assert f"what binds 2 nodes: budget of {cdn.url}" in ended.out
 
 

@@ -77,12 +77,12 @@ def cluster() -> Iterator[Any]:
         code = (
             "import sys\n"
             "from ray.cluster_utils import Cluster\n"
-            f"made = Cluster(initialize_head=True, head_node_args={NODE | {'num_cpus': 1}!r})\n"
+            f"made = Cluster(initialize_head=True, head_node_args={NODE!r})\n"
             f"node = made.add_node(**{NODE!r})\n"
             "print(made.address, flush=True)\n"
-            "for line in sys.stdin:\n"
+            "for _ in sys.stdin:\n"
             "    made.remove_node(node, allow_graceful=False)\n"
-            f"    node = made.add_node(**{NODE!r}) if line == 'replace\\n' else None\n"
+            f"    node = made.add_node(**{NODE!r})\n"
             "    print('done', flush=True)\n"
             "made.shutdown()\n"
         )
@@ -96,14 +96,14 @@ def cluster() -> Iterator[Any]:
             assert process.stdin is not None
             assert process.stdout is not None
 
-            def tell(word: str) -> None:
-                process.stdin.write(f"{word}\n")
+            def replace_a_node() -> None:
+                process.stdin.write("\n")
                 process.stdin.flush()
                 assert process.stdout.readline() == "done\n"
 
             address = process.stdout.readline().strip()
             assert address.startswith("127.0.0.1:")
-            yield SimpleNamespace(address=address, tell=tell)
+            yield SimpleNamespace(address=address, replace_a_node=replace_a_node)
             process.stdin.close()
             process.wait(60)
 
@@ -183,7 +183,7 @@ def test_a_node_that_dies_in_the_middle_costs_no_byte(
     )
     # Five edits of a shard of sft: each node is at work.
     cdn.wait_for_request("*/images/*", n=10, timeout_s=60)
-    cluster.tell("replace")
+    cluster.replace_a_node()
     cdn.release()
     told, said = run.communicate(timeout=120)
     assert run.returncode == 0, said

@@ -18,6 +18,7 @@ import psutil
 import pytest
 from PIL import Image
 
+from pico_banana.convert.options import ROW_GROUP_BYTES
 from pico_banana.convert.sample_release import SampleRelease, make_sample_release
 from tests import fake_cdn
 from tests.commands import (
@@ -143,12 +144,14 @@ def test_memory_does_not_grow_with_the_number_of_records(tmp_path: Path) -> None
             run = subprocess.Popen(arguments_of(*words), stderr=subprocess.DEVNULL)
             peak = 0
             while run.poll() is None:
-                for child in psutil.Process(run.pid).children():
+                # Workers are forked from a child of the run.
+                for child in psutil.Process(run.pid).children(recursive=True):
                     with contextlib.suppress(psutil.Error):  # it has just ended
                         peak = max(peak, child.memory_full_info().uss)
             assert run.returncode == 0
             peaks[count] = peak
     few, many = peaks.values()
     print({count: f"{peak / 1e6:.0f} MB" for count, peak in peaks.items()})  # noqa: T201
+    assert few > ROW_GROUP_BYTES  # else no worker was looked at
     assert many < 500e6
     assert many < 1.25 * few
