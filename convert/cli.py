@@ -6,7 +6,7 @@ import inspect
 import io
 import sys
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
@@ -18,7 +18,7 @@ from pico_banana.errors import PicoBananaError, SettingError, UsageError, near
 from pico_banana.schema import CONFIGS, EDIT_CATEGORIES, EDIT_TYPES
 from pico_banana.settings import build_settings, read_settings_file
 
-from .options import ConvertSettings, MaxMissing, RunOptions
+from .options import ConvertSettings, MaxMissing, PublishOptions, RunOptions
 from .text import printable
 
 if TYPE_CHECKING:
@@ -102,6 +102,28 @@ Config = Annotated[
 SettingsFile = Annotated[
     str | None,
     typer.Option("--settings", metavar="FILE.yaml", help="Settings from a file; flags win."),
+]
+Public = Annotated[
+    bool,
+    typer.Option(
+        "--public",
+        help="Let everybody see the repository, once all is there; with --accept-license. "
+        "[default: private]",
+    ),
+]
+AcceptLicense = Annotated[
+    bool,
+    typer.Option(
+        "--accept-license",
+        help="You have read what CC BY-NC-ND 4.0 (edits, texts) and CC BY 2.0 (photos) ask.",
+    ),
+]
+Replace = Annotated[
+    bool,
+    typer.Option(
+        "--replace",
+        help="Where the repository holds another plan: delete its files once all new are there.",
+    ),
 ]
 
 
@@ -257,17 +279,49 @@ def convert(  # noqa: PLR0913  (a command has the flags that it has)
             metavar="M", help="How many slices run at the same time. [default: all of them]"
         ),
     ] = None,
+    publish_to: Annotated[
+        str | None,
+        typer.Option(
+            "--publish",
+            metavar="REPO",
+            help="Publish each shard to this dataset repository of the Hub, OWNER/NAME, and "
+            "delete its Parquet file. Private, unless it is public.",
+        ),
+    ] = None,
+    disk_budget: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE",
+            help="With --publish: most Parquet bytes in OUT at once; writing waits for uploads. "
+            "[default: 10GB]",
+        ),
+    ] = None,
+    keep_local: Annotated[
+        bool,
+        typer.Option("--keep-local", help="With --publish: keep the Parquet files in OUT."),
+    ] = False,
+    public: Public = False,
+    accept_license: AcceptLicense = False,
+    replace: Replace = False,
     arguments: dict[str, Any],
 ) -> None:
     """Fetch and write sharded Parquet; continues what is there."""
     settings = _settings(arguments, settings_file)
+    flags = {
+        "disk_budget": disk_budget,
+        "keep_local": keep_local,
+        "public": public,
+        "accept_license": accept_license,
+        "replace": replace,
+    }
+    publishing = _publishing(publish_to, flags)
     if settings.images == "bytes" and runner == "local":
         from .processes import load  # noqa: PLC0415
 
         load()
     from .conversion import convert as carry_out  # noqa: PLC0415
     from .progress import Shown  # noqa: PLC0415
-    from .report import show_outcome  # noqa: PLC0415
+    from .report import show_outcome, show_publication  # noqa: PLC0415
     from .slices import Slice  # noqa: PLC0415
     from .store import Store  # noqa: PLC0415
 
@@ -281,11 +335,14 @@ def convert(  # noqa: PLR0913  (a command has the flags that it has)
         max_missing=allowed,
         retry="all" if retry_missing_all else "transient" if retry_missing else None,
         slice=Slice.parse(part, slices_at_once) if part is not None else None,
+        publish=publishing,
     )
     if part is None and slices_at_once is not None:
         raise SettingError("slices_at_once", slices_at_once, "must come with --slice")
     outcome = carry_out(_configs(configs), settings, options, store, Shown(err))
     show_outcome(outcome, store.root, out)
+    if outcome.publication is not None:
+        show_publication(outcome.publication, out)
     if not outcome.is_within:
         raise typer.Exit(EXIT_MISSING)
 
@@ -338,6 +395,48 @@ def verify(
 
 
 @app.command()
+def publish(
+    places: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="OUT REPO",
+            help="A finished output of convert, and a dataset repository of the Hub, OWNER/NAME; "
+            "with --card-only REPO alone.",
+        ),
+    ],
+    *,
+    public: Public = False,
+    accept_license: AcceptLicense = False,
+    replace: Replace = False,
+    card_only: Annotated[
+        bool,
+        typer.Option(
+            "--card-only",
+            help="Write the card alone, with licences and attribution, of a repository that "
+            "push_to_hub made.",
+        ),
+    ] = False,
+    settings_file: SettingsFile = None,
+) -> None:
+    """Publish an output to the Hub, private by default; continues what is there."""
+    from .progress import Shown  # noqa: PLC0415
+    from .publish import publish as publish_output  # noqa: PLC0415
+    from .publish import publish_card  # noqa: PLC0415
+    from .report import show_publication  # noqa: PLC0415
+
+    if len(places) != (1 if card_only else 2):
+        must = "must be REPO alone with --card-only" if card_only else "must be two, OUT and REPO"
+        raise SettingError("OUT REPO", " ".join(places), must)
+    options = PublishOptions(places[-1], public, accept_license, replace)
+    if card_only:
+        repository = publish_card(options, Shown(err))
+        out.print(f"the card of {repository.id} is written", markup=False, highlight=False)
+        return
+    done = publish_output(options, _store(places[0], settings_file), Shown(err))
+    show_publication(done, out)
+
+
+@app.command()
 def demo(
     *,
     output: Annotated[
@@ -368,6 +467,24 @@ def common(
 
 
 common.__doc__ = app.info.help
+
+
+def _publishing(repo: str | None, flags: Mapping[str, Any]) -> PublishOptions | None:
+    """How `convert` publishes; the flags of it need a repository."""
+    if repo is None:
+        for name, value in flags.items():
+            if value:
+                raise SettingError(name, value, "must come with --publish REPO")
+        return None
+    budget = flags["disk_budget"]
+    return PublishOptions(
+        repo,
+        flags["public"],
+        flags["accept_license"],
+        flags["replace"],
+        flags["keep_local"],
+        None if budget is None else PublishOptions.parse_budget(budget),
+    )
 
 
 def _store(output: str, settings_file: str | None) -> Store:

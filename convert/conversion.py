@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
@@ -28,18 +28,24 @@ from pico_banana.release import Release
 from pico_banana.schema import CONFIGS
 from pico_banana.tars import Tars
 
-from .card import CARD_NAME, ConfigReport, read_reports, write_card
+from .card import CARD_NAME, write_card
+from .disk import DiskBudget
 from .ledger import Ledger, ShardLedger
 from .options import ConvertSettings, RunOptions
 from .plan import Plan, differences, without_collection, without_pandas
 from .planner import make_plan
+from .processes import worker_context
 from .progress import Shown
+from .reports import ConfigReport, read_reports
 from .retry import Retry, retries_of, told
 from .runners import LocalRunner, Runner, ThreadRunner
 from .runs import RUNS_FOLDER, recorded
 from .slices import check_whole, locked
 from .store import Store
 from .tasks import ShardTask
+
+if TYPE_CHECKING:
+    from .publication import Publication
 
 __all__ = ["Outcome", "convert", "finish", "plan_configs"]
 
@@ -57,6 +63,7 @@ class Outcome:
         kept: shards that were finished before.
         missing: examples with a missing image, of the configs converted, kept shards too.
         is_within: whether that is within `--max-missing`.
+        publication: what a repository holds of it, None where nothing is published.
     """
 
     reports: list[ConfigReport] = field(default_factory=list)
@@ -64,6 +71,7 @@ class Outcome:
     kept: int = 0
     missing: int = 0
     is_within: bool = True
+    publication: Publication | None = None
 
 
 @without_pandas()
@@ -113,6 +121,7 @@ def convert(
     """
     with contextlib.ExitStack() as locks:
         _check_output(store, settings)
+        publication = _publication(options, store, shown)
         for config in configs:
             locks.enter_context(locked(store, config, options.slice))
         plans, index = plan_configs(configs, settings, shown)
@@ -130,9 +139,10 @@ def convert(
                 for plan in plans
             )
             raise UsageError(f"nothing is selected ({counts}); ask for more, or see `plan`")
-        conversion = _Conversion(settings, options, store, shown, index)
-        begun = [conversion.compared(plan) for plan in plans]
-        _check_disk(begun, store, options.workers or _WORKERS)
+        conversion = _Conversion(settings, options, store, shown, index, publication)
+        begun = conversion.compared(plans)
+        budget = options.publish.budget_bytes if options.publish else None
+        _check_disk(begun, store, options.workers or _WORKERS, budget)
         if settings.images == "bytes":
             photos = (photo for one in begun for photo in one.photos_left(index))
             for note in Tars(settings).prepare(photos, shown.bytes_bar):
@@ -202,13 +212,25 @@ class _Conversion:
     store: Store
     shown: Shown
     index: Index | None
+    publication: Publication | None
 
-    def compared(self, plan: Plan) -> _Begun:
-        """Compare a plan with the one that is there, and see what is finished; changes nothing."""
-        ledger = Ledger(self.store, plan.config)
-        old = None if self.options.overwrite else ledger.read_plan()
-        if old is not None:
-            plan = self._agreed(plan, old)
+    def compared(self, plans: Sequence[Plan]) -> list[_Begun]:
+        """Compare plans with those that are there, and see what is finished; changes nothing.
+
+        But for ledgers that a repository has and the output has not.
+        """
+        agreed = []
+        for plan in plans:
+            old = None if self.options.overwrite else Ledger(self.store, plan.config).read_plan()
+            agreed.append(plan if old is None else self._agreed(plan, old))
+        if self.publication is not None:
+            for plan in agreed:
+                self.publication.agree(plan.config, plan.to_json())
+            self.publication.bring_ledgers()
+        return [self._begun(plan) for plan in agreed]
+
+    def _begun(self, plan: Plan) -> _Begun:
+        ledger = Ledger(self.store, plan.config, self._published)
         names = [shard.name for shard in plan.shards]
         mine = self.options.slice.names(names) if self.options.slice else set(names)
         if self.options.overwrite:
@@ -223,8 +245,14 @@ class _Conversion:
             [one for one in finished if one.shard in ledger.unsettled],
         )
 
+    @property
+    def _published(self) -> dict[str, str] | None:
+        return None if self.publication is None else self.publication.published
+
     def begin(self, begun: Sequence[_Begun]) -> None:
         """Delete what is to be overwritten, write the plans, and settle ledgers."""
+        if self.publication is not None:
+            self.publication.repository.create()
         for one in begun:
             ledger = Ledger(self.store, one.plan.config)
             try:
@@ -272,11 +300,12 @@ class _Conversion:
     def run(self, begun: Sequence[_Begun]) -> Outcome:
         """Carry out what is left, then write the card."""
         kept = [ledger for one in begun for ledger in one.finished]
-        made = self._carry_out(begun) if any(one.left for one in begun) else []
+        with self.publication or contextlib.nullcontext():
+            made = self._made(begun)
         missing = sum(len(ledger.missing) for ledger in kept + made)
         planned = sum(one.records for one in begun)
         allowed = self.options.max_missing
-        reports, unfinished = read_reports(self.store)
+        reports, unfinished = read_reports(self.store, self._published)
         mine = {f"{one.plan.config}/{name}" for one in begun for name in one.mine}
         if lost := [name for name in unfinished if name in mine]:
             raise WorkError(
@@ -300,21 +329,55 @@ class _Conversion:
             _write_card(self.store, reports)
         is_within = allowed.allows(missing, planned) if allowed else not missing
         complete = [] if self.options.slice else reports
-        return Outcome(complete, len(made), len(kept), missing, is_within)
+        return Outcome(complete, len(made), len(kept), missing, is_within, self.publication)
 
-    def _runner(self, shards: int) -> Runner:
+    def _made(self, begun: Sequence[_Begun]) -> list[ShardLedger]:
+        """Carry out what is left, and publish what is not published."""
+        publication = self.publication
+        disk = self._disk_budget() if any(one.left for one in begun) else None
+        if publication is not None:
+            publication.disk = disk
+            for one in begun:
+                publication.settle(one.plan.config, one.finished)
+        made = self._carry_out(begun, disk) if any(one.left for one in begun) else []
+        if publication is not None:
+            publication.finish()
+        return made
+
+    def _disk_budget(self) -> DiskBudget | None:
+        budget_bytes = self.options.publish.budget_bytes if self.options.publish else None
+        if budget_bytes is None:
+            return None
+        return DiskBudget(budget_bytes, self.options.workers or _WORKERS, worker_context())
+
+    def _runner(self, shards: int, disk: DiskBudget | None) -> Runner:
         options, say = self.options, self.shown.say
         if options.runner == "ray":
             from .ray_runner import RayRunner  # noqa: PLC0415  (an extra)
 
             return RayRunner(self.settings, self.store, options.workers, say, options.ray_address)
         kind = LocalRunner if self.settings.images == "bytes" else ThreadRunner
-        return kind(self.settings, self.store, min(options.workers or _WORKERS, shards), say)
+        workers = min(options.workers or _WORKERS, shards)
+        return kind(self.settings, self.store, workers, say, disk)
 
-    def _carry_out(self, begun: Sequence[_Begun]) -> list[ShardLedger]:
-        tasks: Iterator[ShardTask] = itertools.chain.from_iterable(
-            one.plan.tasks(one.left, self.index, one.retries) for one in begun
+    def _rounds(self, begun: Sequence[_Begun]) -> Iterator[Iterator[ShardTask]]:
+        """Tasks that are carried out together: all; where others wait in a repository, one by one.
+
+        A shard that is made anew is read back from there, one on disk at a time.
+        """
+        alone = {} if self.publication is None else {one.plan.config: one.retries for one in begun}
+        yield itertools.chain.from_iterable(
+            one.plan.tasks(one.left - set(alone.get(one.plan.config, ())), self.index, one.retries)
+            for one in begun
         )
+        for one in begun:
+            for shard, retry in alone.get(one.plan.config, {}).items():
+                assert self.publication is not None
+                self.publication.bring_back(one.plan.config, retry.ledger)
+                yield one.plan.tasks({shard}, self.index, one.retries)
+
+    def _carry_out(self, begun: Sequence[_Begun], disk: DiskBudget | None) -> list[ShardLedger]:
+        configs = {shard.digest: one.plan.config for one in begun for shard in one.plan.shards}
         planned = sum(one.records for one in begun)
         before = planned - sum(one.records_left for one in begun)
         missing_before = sum(len(ledger.missing) for one in begun for ledger in one.finished)
@@ -324,14 +387,18 @@ class _Conversion:
             recorded(
                 self.store, self.shown, [one.plan.config for one in begun], self.options.runner
             ) as run,
-            self._runner(sum(len(one.left) for one in begun)) as runner,
+            self._runner(sum(len(one.left) for one in begun), disk) as runner,
             self.shown.examples_bar(planned, before, missing_before) as update,
         ):
             run.traffic, run.workers = runner.traffic, runner.workers
-            for ledger in runner.run(tasks):
+            for ledger in itertools.chain.from_iterable(map(runner.run, self._rounds(begun))):
                 if ledger is not None:
                     made.append(ledger)
                     run.made += 1
+                    if self.publication is not None:
+                        self.publication.add(configs[ledger.digest], ledger)
+                if self.publication is not None:
+                    self.publication.check()
                 counts = runner.counts
                 update(counts)
                 done, missing = before + counts.records, missing_before + counts.examples_missing
@@ -355,6 +422,20 @@ def _write_card(store: Store, reports: Sequence[ConfigReport]) -> None:
         raise WriteError(
             f"{path} cannot be written: {error}; mend it and run the same command again", path
         ) from None
+
+
+def _publication(options: RunOptions, store: Store, shown: Shown) -> Publication | None:
+    if options.publish is None:
+        return None
+    if not store.is_local:
+        raise OutputError(
+            f"--output must be a local folder with --publish, but is {store.root}; convert without "
+            "it, then `pico-banana publish OUT REPO`",
+            store.root,
+        )
+    from .publication import Publication  # noqa: PLC0415  (its library is slow to import)
+
+    return Publication(options.publish, store, shown.say)
 
 
 def _check_output(store: Store, settings: ConvertSettings) -> None:
@@ -408,9 +489,13 @@ def _finished(plan: Plan, mine: set[str], ledger: Ledger, store: Store) -> list[
     return [one for one in found if one is not None]
 
 
-def _check_disk(begun: Sequence[_Begun], store: Store, workers: int) -> None:
-    """Refuse a local disk that is too small for what is left to write."""
+def _check_disk(
+    begun: Sequence[_Begun], store: Store, workers: int, budget_bytes: int | None
+) -> None:
+    """Refuse a local disk that is too small for what is left to write, or for the budget of it."""
     needed = sum(one.needed_bytes(workers) for one in begun)
+    if budget_bytes is not None:
+        needed = min(needed, budget_bytes)
     if not store.is_local or not needed:
         return
     try:
@@ -421,6 +506,7 @@ def _check_disk(begun: Sequence[_Begun], store: Store, workers: int) -> None:
     if needed + _SPARE_BYTES > free:
         raise OutputError(
             f"{store.root} has {free / 1e9:,.1f} GB free, but the plan needs about "
-            f"{needed / 1e9:,.1f} GB; take less (--limit, --edit-types), or another --output",
+            f"{needed / 1e9:,.1f} GB; take less (--limit, --edit-types), another --output, or with "
+            "--publish a smaller --disk-budget",
             store.root,
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -110,13 +110,22 @@ class ShardLedger:
 class Ledger:
     """The ledgers of one config in an output.
 
+    Args:
+        store: the output.
+        config: whose they are.
+        published: the sha256 of what a repository holds of it, by path: such a Parquet file need
+            not be in the output.
+
     Attributes:
         config: whose they are.
         unsettled: shards, of those read so far, whose ledger carries the next one besides.
     """
 
-    def __init__(self, store: Store, config: str) -> None:
+    def __init__(
+        self, store: Store, config: str, published: Mapping[str, str] | None = None
+    ) -> None:
         self._store, self.config = store, config
+        self._published = published or {}
         self.unsettled: set[str] = set()
 
     @property
@@ -198,8 +207,11 @@ class Ledger:
         """The ledger that the Parquet file is of; of two that say the same of it, the newer."""
         if ledger.size_bytes != following.size_bytes:
             size = self._store.size_bytes(self.parquet_name(ledger.shard))
-            return following if size == following.size_bytes else ledger
+            is_newer = size == following.size_bytes
+            return following if is_newer or self.is_published(following) else ledger
         if ledger.sha256 == following.sha256 or self.is_intact(following):
+            return following
+        if self.is_published(following):
             return following
         return ledger
 
@@ -237,5 +249,12 @@ class Ledger:
         ledger = self.read_shard(shard)
         if ledger is None or ledger.digest != digest:
             return None
-        size = self._store.size_bytes(self.parquet_name(shard))
-        return ledger if size == ledger.size_bytes else None
+        return ledger if self.is_there(ledger) or self.is_published(ledger) else None
+
+    def is_there(self, ledger: ShardLedger) -> bool:
+        """Return whether the output holds a shard's Parquet file, of the ledger's size."""
+        return self._store.size_bytes(self.parquet_name(ledger.shard)) == ledger.size_bytes
+
+    def is_published(self, ledger: ShardLedger) -> bool:
+        """Return whether the repository holds a shard's Parquet file, of the ledger's sha256."""
+        return self._published.get(self.parquet_name(ledger.shard)) == ledger.sha256

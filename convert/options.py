@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from pydantic import Field
+from pydantic import ByteSize, Field, TypeAdapter, ValidationError
 
 from pico_banana.errors import SettingError
 from pico_banana.schema import SCHEMA_VERSION
@@ -15,7 +15,14 @@ from pico_banana.settings import Settings
 if TYPE_CHECKING:
     from .slices import Slice
 
-__all__ = ["ConvertSettings", "MaxMissing", "RetryScope", "RunOptions", "RunnerKind"]
+__all__ = [
+    "ConvertSettings",
+    "MaxMissing",
+    "PublishOptions",
+    "RetryScope",
+    "RunOptions",
+    "RunnerKind",
+]
 
 ROW_GROUP_BYTES = 64 * 1024 * 1024
 """Most image bytes of one row group; the Hub's viewer reads groups of up to about 286 MiB."""
@@ -26,6 +33,9 @@ ROW_GROUP_ROWS = 10_000
 # About what a row without image bytes takes in a file, for the plan's estimate only.
 _LINKED_BYTES = {"sft": 300, "preference": 500, "multi_turn": 600}
 _LINKED_PER_SHARD = 50_000
+
+DISK_BUDGET_BYTES = 10 * 10**9
+"""Most Parquet bytes on disk at once while publishing, where nothing else is said."""
 
 RetryScope = Literal["transient", "all"]
 """Which missing images are tried again: those of transient reasons, or all."""
@@ -127,6 +137,66 @@ class MaxMissing:
 
 
 @dataclass(frozen=True)
+class PublishOptions:
+    """How an output is published.
+
+    Attributes:
+        repo: the repository, OWNER/NAME.
+        is_public: whether everybody may see it, once all is there.
+        accepts_license: whether the user has read what the licences ask.
+        replaces: whether files of another plan go, once all new ones are there.
+        keeps_local: whether Parquet files stay in the output when they are uploaded.
+        disk_budget_bytes: most Parquet bytes in the output at once; None is 10 GB. Of no meaning
+            where they stay.
+
+    Raises:
+        SettingError: options that contradict each other.
+    """
+
+    repo: str
+    is_public: bool = False
+    accepts_license: bool = False
+    replaces: bool = False
+    keeps_local: bool = True
+    disk_budget_bytes: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what contradicts itself."""
+        if self.is_public and not self.accepts_license:
+            raise SettingError(
+                "public",
+                self.is_public,
+                "must come with --accept-license: edits and texts are CC BY-NC-ND 4.0 (attribution,"
+                " no commercial use, no derivatives), photos CC BY 2.0 of their photographers. "
+                "Allowed is to pass on the unchanged files for non-commercial use, with both "
+                "licences and all attribution, as this command does",
+                "; without --public the repository stays private",
+            )
+        if self.disk_budget_bytes is not None and self.keeps_local:
+            raise SettingError(
+                "disk_budget",
+                self.disk_budget_bytes,
+                "must be left out with --keep-local, which keeps every file",
+            )
+
+    @staticmethod
+    def parse_budget(text: str) -> int:
+        """Return the bytes that "10GB" or "500 MiB" means; `SettingError` for anything else."""
+        try:
+            size = int(TypeAdapter(ByteSize).validate_python(text))
+        except ValidationError:
+            size = 0
+        if size <= 0:
+            raise SettingError("disk_budget", text, "must be a size like 10GB or 500MB")
+        return size
+
+    @property
+    def budget_bytes(self) -> int | None:
+        """Most Parquet bytes in the output at once, None where they stay."""
+        return None if self.keeps_local else self.disk_budget_bytes or DISK_BUDGET_BYTES
+
+
+@dataclass(frozen=True)
 class RunOptions:
     """How a conversion is carried out; nothing here changes a byte of the output.
 
@@ -139,6 +209,7 @@ class RunOptions:
         retry: which missing images of finished shards are tried again; None leaves such shards
             as they are.
         slice: which part of the shards is this run's; None is all.
+        publish: where shards are published while others are made; None publishes nothing.
 
     Raises:
         SettingError: options that contradict each other.
@@ -151,6 +222,7 @@ class RunOptions:
     max_missing: MaxMissing | None = None
     retry: RetryScope | None = None
     slice: Slice | None = None
+    publish: PublishOptions | None = None
 
     def __post_init__(self) -> None:
         """Refuse what contradicts itself."""
@@ -173,3 +245,14 @@ class RunOptions:
                 "must be left out with overwrite: each slice would delete what the others made",
                 "; delete the old output, or give another",
             )
+        if self.publish is None:
+            return
+        others = {
+            "overwrite": (self.overwrite, "; --replace puts another plan in the place of the old"),
+            "slice": (self.slice, "; run `pico-banana publish` when all slices are done"),
+            "runner": (self.runner == "ray", "; run `pico-banana publish` when it is done"),
+        }
+        for name, (given, way_out) in others.items():
+            if given:
+                value = str(getattr(self, name))
+                raise SettingError(name, value, "must be left out with --publish", way_out)

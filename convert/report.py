@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
@@ -22,12 +23,16 @@ from .store import Store
 from .text import printable, short
 from .verify import Accounts
 
+if TYPE_CHECKING:  # its library is slow to import
+    from .publication import Publication
+
 __all__ = [
     "counted",
     "show_accounts",
     "show_estimate",
     "show_outcome",
     "show_plan",
+    "show_publication",
     "show_runs",
 ]
 
@@ -156,6 +161,20 @@ def show_outcome(outcome: Outcome, root: str, console: Console) -> None:
         hint = f'. Load it with: load_dataset("{os.path.abspath(root)}", "{loadable[0]}")'
     done = f"{root}: {counted(outcome.made, 'shard')} made, {outcome.kept:,} kept{hint}"
     console.print(escape(done), highlight=False, soft_wrap=True)
+
+
+def show_publication(publication: Publication, console: Console) -> None:
+    """Show where an output is published."""
+    there = publication.repository
+    seen = "private" if there.is_private else "public"
+    files = sum(path.endswith(".parquet") for path in there.files)
+    console.print(
+        f"published: {there.url} ({seen}), {counted(files, 'Parquet file')}, "
+        f"{counted(publication.commits, 'commit')} in this run",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 def show_accounts(accounts: Sequence[Accounts], console: Console) -> None:

@@ -23,6 +23,7 @@ from pico_banana.errors import WorkError
 from pico_banana.leases import LeaseServer
 from pico_banana.traffic import Traffic
 
+from .disk import DiskBudget
 from .ledger import ShardLedger
 from .options import ConvertSettings
 from .plan import without_pandas
@@ -105,10 +106,18 @@ class ThreadRunner:
         store: the output.
         workers: how many threads.
         say: told what a person should know.
+        disk: bounds the Parquet bytes in the output; None where nothing does.
     """
 
-    def __init__(self, settings: ConvertSettings, store: Store, workers: int, say: Say) -> None:
-        self._writer = ShardWriter(settings, store, None, self._seen, say)
+    def __init__(
+        self,
+        settings: ConvertSettings,
+        store: Store,
+        workers: int,
+        say: Say,
+        disk: DiskBudget | None = None,
+    ) -> None:
+        self._writer = ShardWriter(settings, store, None, self._seen, say, disk)
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="pico-banana-shards")
         self.workers = workers
         self._most = workers + 1  # one waits
@@ -180,10 +189,19 @@ class LocalRunner:
         store: the output.
         workers: how many processes.
         say: told what a person should know; of a host, in a thread of its own.
+        disk: bounds the Parquet bytes in the output; None where nothing does.
     """
 
-    def __init__(self, settings: ConvertSettings, store: Store, workers: int, say: Say) -> None:
+    def __init__(
+        self,
+        settings: ConvertSettings,
+        store: Store,
+        workers: int,
+        say: Say,
+        disk: DiskBudget | None = None,
+    ) -> None:
         self._settings, self._store, self.workers = settings, store, workers
+        self._disk = disk
         self._say = say
         self._leases = LeaseServer(settings.fetch, say)
         self._context: Any = worker_context()
@@ -259,7 +277,7 @@ class LocalRunner:
         arguments = (theirs, self._settings, self._store, self._leases.address)
         process = self._context.Process(
             target=_work,
-            args=(*arguments, self._counts, len(self._workers)),
+            args=(*arguments, self._counts, len(self._workers), self._disk),
             name=f"pico-banana-worker-{len(self._workers)}",
             daemon=True,
         )
@@ -292,13 +310,14 @@ class LocalRunner:
         return report
 
 
-def _work(
+def _work(  # noqa: PLR0913, PLR0917  (what a process is begun with)
     connection: Connection,
     settings: ConvertSettings,
     store: Store,
     leases: str,
     counts: Any,
     place: int,
+    disk: DiskBudget | None,
 ) -> None:
     """Be a worker's process; asked to end, drop what is half written and end."""
     try:
@@ -322,7 +341,7 @@ def _work(
                 counts[begin + 4] = tally.size_bytes
                 counts[begin + 5] = tally.missing
 
-            writer = ShardWriter(settings, store, fetcher, seen, connection.send)
+            writer = ShardWriter(settings, store, fetcher, seen, connection.send, disk)
             _carry_out(connection, writer)
             let_go()
         # Everything is reported. Python's own end would only take time, for each worker.

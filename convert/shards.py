@@ -24,6 +24,7 @@ from pico_banana.open_images import Photo
 from pico_banana.records import Line, Record, parse_line
 from pico_banana.sources import ImageRef, Links, Sources
 
+from .disk import DiskBudget
 from .ledger import Ledger, MissingEntry, ShardLedger, stretches
 from .options import ConvertSettings
 from .parquet import LinkedFile, ParquetFile
@@ -77,6 +78,7 @@ class ShardWriter:
         fetcher: fetches the images; None where `images` is url or none, for then none is.
         seen: told of rows, records with a missing image, and records since it was told before.
         say: told what a person should know.
+        disk: bounds the Parquet bytes in the output; None where nothing does.
     """
 
     def __init__(
@@ -86,8 +88,9 @@ class ShardWriter:
         fetcher: Fetcher | None,
         seen: Callable[[int, int, int], None],
         say: Callable[[str], None],
+        disk: DiskBudget | None = None,
     ) -> None:
-        self._settings, self._store, self._fetcher = settings, store, fetcher
+        self._settings, self._store, self._fetcher, self._disk = settings, store, fetcher, disk
         self._seen, self._say = seen, say
         self._sources, self._links = Sources(settings), Links(settings)
 
@@ -164,7 +167,10 @@ class ShardWriter:
         """Write a shard's Parquet file, which `add` fills and counts, then its ledger."""
         account = _Account()
         ledger = Ledger(self._store, task.config)
-        with self._store.writing(ledger.parquet_name(task.shard)) as file:
+        with (
+            self._taking(task) as take,
+            self._store.writing(ledger.parquet_name(task.shard), take) as file,
+        ):
             with old or contextlib.nullcontext():
                 rows = add(task, file, account)
             made = account.ledger(task, rows, file.size_bytes, file.sha256)
@@ -172,6 +178,16 @@ class ShardWriter:
                 ledger.write_next(task.retry.ledger, made)
         ledger.write_shard(made)
         return made
+
+    @contextlib.contextmanager
+    def _taking(self, task: ShardTask) -> Iterator[Callable[[int], None] | None]:
+        """Give what takes a shard's bytes from the disk's budget, where there is one."""
+        if self._disk is None:
+            yield None
+            return
+        expected_bytes = len(task) * self._settings.bytes_of_record(task.config)
+        with self._disk.writing(len(task), expected_bytes) as take:
+            yield take
 
     def _fetch(
         self,

@@ -18,10 +18,10 @@ from pico_banana.errors import OutputError, SettingError, WorkError
 from pico_banana.schema import CONFIGS
 from pico_banana.settings import FLICKR_HOSTS, HostBudget
 
-from .card import ConfigReport, read_reports
 from .ledger import Ledger
 from .options import ConvertSettings
 from .progress import Shown
+from .reports import ConfigReport, read_reports
 from .store import Store
 
 __all__ = ["Slice", "check_whole", "locked"]

@@ -50,13 +50,17 @@ class HashingFile:
     Args:
         file: where the bytes go.
         failed: makes what is raised of what the file raises.
+        take: told how many bytes come, before they are written.
     """
 
     def __init__(
-        self, file: BinaryIO, failed: Callable[[Exception], Exception] = lambda error: error
+        self,
+        file: BinaryIO,
+        failed: Callable[[Exception], Exception] = lambda error: error,
+        take: Callable[[int], None] | None = None,
     ) -> None:
         self._file: BinaryIO | None = file
-        self._failed = failed
+        self._failed, self._take = failed, take
         self._digest = hashlib.sha256()
         self.size_bytes = 0
         self.closed = False
@@ -65,6 +69,8 @@ class HashingFile:
         """Write all of the data."""
         size = memoryview(data).nbytes
         if self._file is not None:
+            if self._take is not None:
+                self._take(size)
             try:
                 self._file.write(data)
             except Exception as error:  # each file system has errors of its own
@@ -179,15 +185,21 @@ class Store:
                 raise OutputError(f"{self.path(name)} cannot be made: {error}", self.root) from None
 
     @contextlib.contextmanager
-    def writing(self, name: str) -> Iterator[HashingFile]:
+    def writing(
+        self, name: str, take: Callable[[int], None] | None = None
+    ) -> Iterator[HashingFile]:
         """Give a file to write; it takes its name when all went well, and vanishes otherwise.
+
+        Args:
+            name: of the file.
+            take: told how many bytes come, before they are written.
 
         Raises:
             WriteError: the file cannot be written, with what the file system said.
         """
         opened = self._writing_local(name) if self.is_local else self._writing_remote(name)
         with opened as file:
-            yield HashingFile(file, lambda error: self._write_error(name, error))
+            yield HashingFile(file, lambda error: self._write_error(name, error), take)
 
     def _write_error(self, name: str, error: Exception) -> WriteError:
         path = self.path(name)

@@ -17,7 +17,7 @@ from .card import CARD_NAME
 from .ledger import Ledger, ShardLedger, numbers_of
 from .store import Store
 
-__all__ = ["Accounts", "verify"]
+__all__ = ["Accounts", "file_faults", "verify"]
 
 _BLOCK_BYTES = 8 * 1024 * 1024
 
@@ -145,10 +145,11 @@ def _shard_faults(
     if store.size_bytes(name) is None:
         yield f"{name}: the file is missing; run convert again to have it made"
         return
-    yield from _file_faults(store, name, made, arrow_schema(ledger.config, images=images))
+    yield from file_faults(store, name, made, arrow_schema(ledger.config, images=images))
 
 
-def _file_faults(store: Store, name: str, made: ShardLedger, expected: pa.Schema) -> Iterator[str]:
+def file_faults(store: Store, name: str, made: ShardLedger, expected: pa.Schema) -> Iterator[str]:
+    """Yield in words what a Parquet file is not of what its ledger and our columns say."""
     digest = hashlib.sha256()
     size = 0
     try:

@@ -21,6 +21,7 @@ from aiohttp import web
 from typing_extensions import Self
 
 TOKEN = "hf_test"  # noqa: S105  # the one that is let in
+READ_TOKEN = "hf_read"  # noqa: S105  # that of another, who may read all and write nothing
 _BODY_BYTES = 1 << 30  # the most that a request may bring
 _LFS_BYTES = 10 * 1024**2  # a larger file is an LFS file, whatever is in it
 _REPO = "/datasets/{repo:[^/]+/[^/]+}"
@@ -181,6 +182,7 @@ class FakeHub:
             web.put(f"/api{_REPO}/settings", self._settings),
             web.get(f"/api{_REPO}/tree/{{rev}}", self._tree),
             web.get(f"/api{_REPO}/tree/{{rev}}/{{path:.+}}", self._tree),
+            web.post(f"/api{_REPO}/paths-info/{{rev}}", self._paths_info),
             web.get(f"{_REPO}/resolve/{{rev}}/{{path:.+}}", self._resolve),
             web.post(f"/api{_REPO}/preupload/{{rev}}", self._preupload),
             web.post(f"{_LFS}/batch", self._batch),
@@ -223,7 +225,7 @@ class FakeHub:
     def _repo(self, request: web.Request, *, write: bool = False) -> Repo:
         repo = self.repos.get(request.match_info["repo"])
         if repo is None or repo.private or write:
-            _check_token(request)  # a stranger does not learn what is private
+            _check_token(request, write=write)  # a stranger does not learn what is private
         if repo is None:
             raise _Refused(404, "Repository not found", "RepoNotFound")
         return repo
@@ -240,7 +242,7 @@ class FakeHub:
         return web.json_response({"errors": [], "warnings": []})
 
     async def _create(self, request: web.Request) -> web.Response:
-        _check_token(request)
+        _check_token(request, write=True)
         asked = await request.json()
         repo_id = f"{asked.get('organization') or 'me'}/{asked['name']}"
         answer = {"url": f"{self.url}/datasets/{repo_id}"}
@@ -279,6 +281,11 @@ class FakeHub:
         if end < len(found):
             headers["Link"] = f'<{request.url.update_query(cursor=str(end))}>; rel="next"'
         return web.json_response(found[start:end], headers=headers)
+
+    async def _paths_info(self, request: web.Request) -> web.Response:
+        entries, asked = _entries(self._at(request)), await request.post()
+        paths = asked.getall("paths", []) if asked else (await request.json())["paths"]
+        return web.json_response([entries[path] for path in paths if path in entries])
 
     async def _resolve(self, request: web.Request) -> web.Response:
         commit, path = self._at(request), request.match_info["path"]
@@ -383,9 +390,12 @@ class _Refused(Exception):  # noqa: N818  # an answer, not a fault of the stand-
         self.response = web.json_response({"error": message}, status=status, headers=headers)
 
 
-def _check_token(request: web.Request) -> None:
-    if request.headers.get("Authorization") != f"Bearer {TOKEN}":
+def _check_token(request: web.Request, *, write: bool = False) -> None:
+    given = request.headers.get("Authorization", "").removeprefix("Bearer ")
+    if given not in {TOKEN, READ_TOKEN}:
         raise _Refused(401, "Invalid username or password.")
+    if write and given != TOKEN:
+        raise _Refused(403, "You don't have the rights to write here.")
 
 
 def _matches(request: Request, glob: str) -> bool:
