@@ -444,6 +444,12 @@ def _check_output(store: Store, settings: ConvertSettings) -> None:
         raise OutputError(
             f"--output must not be the release itself, but is {store.root}", store.root
         )
+    if store.is_hub:
+        raise OutputError(
+            f"--output must be a folder or an object store, but is {store.root}; --publish REPO "
+            "publishes to the Hub",
+            store.root,
+        )
     is_ours = any(Ledger(store, config).has_plan() for config in CONFIGS)
     if not is_ours and store.size_bytes(CARD_NAME) is not None:
         raise OutputError(

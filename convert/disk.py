@@ -39,18 +39,18 @@ class DiskBudget:
         self._changed = shared.Condition()
         self._used = shared.RawValue("q", 0)
         self._orders = shared.RawValue("q", 0)
-        self._largest = shared.RawValue("d", 0)  # bytes a record, of the shards written so far
+        self._ratio = shared.RawValue("d", 0)  # of bytes to those expected, the largest so far
         self._state = shared.RawArray("q", [_FREE, 0, 0, 0] * writers)
 
     @contextlib.contextmanager
-    def writing(self, records: int, expected_bytes: float) -> Iterator[Callable[[int], None]]:
+    def writing(self, expected_bytes: float) -> Iterator[Callable[[int], None]]:
         """Give a function that takes bytes for a shard; it waits until they are to be had.
 
         What a shard took stays taken when it was written, and is given back when writing failed.
 
         Args:
-            records: of the shard.
-            expected_bytes: about how large it becomes, for as long as none was written.
+            expected_bytes: about how large it becomes; what is expected of later ones is scaled
+                by what became of earlier ones.
 
         Raises:
             WorkError: all shards that are being written wait, and none can go on.
@@ -58,8 +58,8 @@ class DiskBudget:
         with self._changed:
             place = next(n for n in range(self._writers) if self._of(n, _ORDER) == _FREE)
             self._orders.value += 1
-            expected = self._largest.value * records or expected_bytes
-            self._set(place, self._orders.value, 0, min(int(expected * _MARGIN), self.size_bytes))
+            expected = expected_bytes * (self._ratio.value or 1) * _MARGIN
+            self._set(place, self._orders.value, 0, min(int(expected), self.size_bytes))
         is_written = False
         try:
             yield lambda size: self._take(place, size)
@@ -69,7 +69,8 @@ class DiskBudget:
                 taken = self._of(place, _TAKEN)
                 self._set(place, _FREE, 0, 0)
                 if is_written:
-                    self._largest.value = max(self._largest.value, taken / max(1, records))
+                    ratio = taken / max(1, expected_bytes)
+                    self._ratio.value = max(self._ratio.value, ratio)
                 else:
                     self._used.value -= taken
                 self._changed.notify_all()

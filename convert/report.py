@@ -156,7 +156,11 @@ def show_outcome(outcome: Outcome, root: str, console: Console) -> None:
         )
     loadable = [report.config for report in outcome.reports if report.splits]
     hint = ""
-    if loadable and "://" not in root:
+    if loadable and outcome.publication is not None:
+        hint = (
+            f'. Load it with: load_dataset("{outcome.publication.repository.id}", "{loadable[0]}")'
+        )
+    elif loadable and "://" not in root:
         # The whole path: a bare name like "parquet" may be a builder's of `datasets`.
         hint = f'. Load it with: load_dataset("{os.path.abspath(root)}", "{loadable[0]}")'
     done = f"{root}: {counted(outcome.made, 'shard')} made, {outcome.kept:,} kept{hint}"

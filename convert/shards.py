@@ -186,7 +186,7 @@ class ShardWriter:
             yield None
             return
         expected_bytes = len(task) * self._settings.bytes_of_record(task.config)
-        with self._disk.writing(len(task), expected_bytes) as take:
+        with self._disk.writing(expected_bytes) as take:
             yield take
 
     def _fetch(

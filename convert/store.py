@@ -161,6 +161,7 @@ class Store:
             raise OutputError(f"the output must be a path or an fsspec URL, but is {root}", root)
         self._base = str(path).rstrip("/")
         self.is_local = isinstance(self._fs, LocalFileSystem)
+        self.is_hub = kind == "hf"
 
     def _said(self, error: Exception) -> str:
         """What an error says, without what the user's storage options hold."""
@@ -264,7 +265,8 @@ class Store:
     @contextlib.contextmanager
     def _asking(self, name: str) -> Iterator[None]:
         """Say in words what an object store's client raises: each has errors of its own."""
-        self._fs.invalidate_cache()  # workers write here too, and s3fs remembers what was not there
+        if not self.is_hub:  # nobody writes there by files, and each call counts
+            self._fs.invalidate_cache()  # workers write here too; s3fs remembers what was not there
         try:
             yield
         except (FileNotFoundError, NotADirectoryError):
@@ -318,6 +320,14 @@ class Store:
                 return int(self._fs.info(self.path(name))["size"])
         except (FileNotFoundError, NotADirectoryError):
             return None
+
+    def known_sha256(self, name: str) -> str | None:
+        """Return a file's sha256 where its store keeps it: the Hub does, of large files."""
+        if not self.is_hub:
+            return None
+        with self._asking(name):
+            large = self._fs.info(self.path(name)).get("lfs")
+        return None if large is None else str(large["sha256"])
 
     def names(self, folder: str) -> list[str]:
         """Return the names of the files in a folder, sorted; hidden ones too."""

@@ -87,6 +87,7 @@ class _Fault:
     left: float
     headers: Mapping[str, str]
     late: bool
+    passing: int
 
 
 class FakeHub:
@@ -149,14 +150,31 @@ class FakeHub:
         headers: Mapping[str, str] | None = None,
         *,
         late: bool = False,
+        after: int = 0,
     ) -> None:
         """Answer the next matching requests with this status; None cuts their connection.
 
         Of several faults the newest acts. `times=math.inf` lasts. A late fault acts after the
-        request was carried out: only its answer is lost.
+        request was carried out: only its answer is lost. `after` so many requests pass first.
         """
         with self._lock:
-            self._faults.append(_Fault(glob, status, times, headers or {}, late))
+            self._faults.append(_Fault(glob, status, times, headers or {}, late, after))
+
+    def clear(self) -> None:
+        """Forget the faults that are still to come."""
+        with self._lock:
+            self._faults.clear()
+
+    def _fault_of(self, request: Request) -> _Fault | None:
+        """The fault that acts on a request; that it has acted is noted."""
+        for one in reversed(self._faults):
+            if one.left and _matches(request, one.glob):
+                if one.passing:
+                    one.passing -= 1
+                    return None
+                one.left -= 1
+                return one
+        return None
 
     async def _serve(self, ready: concurrent.futures.Future[str]) -> None:
         try:
@@ -199,12 +217,7 @@ class FakeHub:
         entry = Request(request.method, request.path, request.query, request.headers, body)
         with self._lock:
             self._log.append(entry)
-            acting = (
-                one for one in reversed(self._faults) if one.left and _matches(entry, one.glob)
-            )
-            fault = next(acting, None)
-            if fault is not None:
-                fault.left -= 1
+            fault = self._fault_of(entry)
         response: web.StreamResponse = web.Response()
         if fault is None or fault.late:
             try:
