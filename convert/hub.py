@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import random
 import re
 import threading
@@ -334,9 +335,11 @@ def _may_pass(error: Exception) -> bool:
         return status in _PASSING or status >= _SERVER_ERROR
     if isinstance(error, OfflineModeIsEnabled | FileNotFoundError):
         return False
-    # Xet's client raises RuntimeError for whatever its network does.
+    # Xet's client raises RuntimeError for whatever its network does; an answer that is no JSON was
+    # cut, or is a gateway's.
     return any(
-        isinstance(one, OSError | RuntimeError) or type(one).__module__.startswith(_CLIENTS)
+        isinstance(one, OSError | RuntimeError | json.JSONDecodeError)
+        or type(one).__module__.startswith(_CLIENTS)
         for one in _chain(error)
     )
 

@@ -388,6 +388,8 @@ class Publication:
     def _commit(self, *, is_last: bool = False) -> None:
         """Commit the batch, with ledgers, plans and card; nothing where nothing changes."""
         batch = self._batch
+        if not batch and not is_last:
+            return
         held = {config: dict(ledgers) for config, ledgers in self._held.items()}
         for one in batch:
             held[one.config][one.ledger.shard] = one.ledger

@@ -114,7 +114,7 @@ def test_another_machine_goes_on_and_makes_nothing_again(
     release: SampleRelease, local: dict[str, str], tmp_path: Path
 ):
     with FakeHub() as hub:
-        assert convert(release, hub, tmp_path / "here" / "out", "--limit", "80").code == 0
+        assert convert(release, hub, tmp_path / "here" / "out").code == 0
         before = len(hub.repos[REPO].commits)
         away = tmp_path / "away" / "out"
         ended = convert(release, hub, away)
@@ -278,15 +278,18 @@ def test_another_cut_is_refused_or_replaces_in_the_last_commit(
 
 def test_the_link_edition_is_published_by_the_same_command(release: SampleRelease, tmp_path: Path):
     out = tmp_path / "out"
-    with FakeHub() as hub:
+    with FakeHub() as hub, FakeCDN(("/cdn", release.cdn)) as cdn:
         words = [
             *("convert", "all", "--images", "url", "--output", out, "--publish", REPO),
-            *("--open-images-metadata", release.metadata_csv),
-            *("--mirrors", f"ml-site.cdn-apple.com={release.cdn}"),
+            *("--cdn", f"{cdn.url}/cdn", "--open-images-metadata", release.metadata_csv),
         ]
         ended = pico_banana(*words, env=env_of(hub, out))
         assert ended.code == 0, ended.err
-        card = hub.repos[REPO].files["README.md"].decode()
+        files = hub.repos[REPO].files
+        card = files["README.md"].decode()
+        links = pq.read_table(BytesIO(files["sft/train-00000-of-00001.parquet"])).to_pylist()
+        assert check_loadable(hub.repos[REPO].commits[-1]) == 90
+    assert {row["edited_image"]["bytes"] for row in links} == {None}
     assert "`{bytes: null, path: URL}`" in card
     assert "CC BY-NC-ND 4.0" in card
 
