@@ -105,7 +105,7 @@ class FakeHub:
         self._parts: dict[tuple[str, int], bytes] = {}
         self._log: list[Request] = []
         self._faults: list[_Fault] = []
-        self._lock = threading.Lock()
+        self._lock = threading.Condition()
         self._loop: asyncio.AbstractEventLoop
         self._stop = asyncio.Event()
         self._thread: threading.Thread
@@ -136,6 +136,11 @@ class FakeHub:
     def log(self) -> list[Request]:
         """A copy of every request so far, in order of arrival."""
         return self.requests()
+
+    def wait(self, count: int, timeout_s: float) -> bool:
+        """Wait until there were so many requests; whether there were."""
+        with self._lock:
+            return self._lock.wait_for(lambda: len(self._log) >= count, timeout_s)
 
     def requests(self, glob: str = "*") -> list[Request]:
         """The matching requests, in order of arrival."""
@@ -217,6 +222,7 @@ class FakeHub:
         entry = Request(request.method, request.path, request.query, request.headers, body)
         with self._lock:
             self._log.append(entry)
+            self._lock.notify_all()
             fault = self._fault_of(entry)
         response: web.StreamResponse = web.Response()
         if fault is None or fault.late:

@@ -159,11 +159,11 @@ def hub(
         yield running
 
 
-def held_rows(hub: FakeHub, config: str) -> list[dict[str, Any]]:
-    """The rows of a config in the Parquet files that the Hub holds."""
+def held_rows(hub: FakeHub, config: str, split: str = "") -> list[dict[str, Any]]:
+    """The rows of a config, or of a split of it, in the Parquet files that the Hub holds."""
     found: list[dict[str, Any]] = []
     for path, body in hub.repos[REPO].files.items():
-        if path.startswith(f"{config}/"):
+        if path.startswith(f"{config}/{split}"):
             found += pq.read_table(BytesIO(body)).to_pylist()
     return found
 
