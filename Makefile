@@ -7,7 +7,7 @@ NEWEST = 5.2.0
 OLDER = $(filter-out $(NEWEST),$(DATASETS))
 CONSTRAINTS = constraints/datasets-$(NEWEST).txt
 PIP_INSTALL = -m pip install --quiet --disable-pip-version-check
-ON_ALL_VERSIONS = tests/test_loader.py tests/test_streaming.py tests/test_push.py
+ON_ALL_VERSIONS = tests/test_loader.py tests/test_streaming.py tests/test_push.py tests/test_published.py
 READ_BACK = .venvs/read-back
 
 # Nothing that a task loads lands in the user's caches, or comes from them.
