@@ -103,16 +103,7 @@ def test_the_flag_table_has_each_commands_flags_and_no_other(name):
 
 def test_the_readme_names_no_flag_that_no_command_has():
     known = {"--version"}.union(*map(own_flags, COMMANDS))
-    text = README.replace(section(README, "Not yet"), "")
-    assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", text)) - known == set()
-
-
-def test_what_is_not_there_yet_is_not():
-    named = set(re.findall(r"--[a-z][a-z-]*", section(README, "Not yet")))
-    assert named.isdisjoint(set().union(*map(own_flags, COMMANDS)))
-    commands = re.search(r"the commands? (.*)", section(README, "Not yet"))
-    assert commands
-    assert set(re.findall(r"`(\w+)`", commands[1])).isdisjoint(COMMANDS)
+    assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", README)) - known == set()
 
 
 @pytest.mark.parametrize("config", CONFIGS)
@@ -192,8 +183,7 @@ def test_files_that_are_named_are_there(name):
     # In ARCHITECTURE.md, a module is named by its folder's table.
     folders = [ROOT, ROOT / "pico_banana", ROOT / "convert", ROOT / "tests"]
     for path in named:
-        if path != "publish.py":  # named as not there yet
-            assert any((folder / path).exists() for folder in folders), path
+        assert any((folder / path).exists() for folder in folders), path
 
 
 def test_every_module_stands_in_the_floor_plan():
