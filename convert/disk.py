@@ -38,6 +38,7 @@ class DiskBudget:
         shared: Any = context
         self._changed = shared.Condition()
         self._used = shared.RawValue("q", 0)
+        self._kept = shared.RawValue("q", 0)
         self._orders = shared.RawValue("q", 0)
         self._ratio = shared.RawValue("d", 0)  # of bytes to those expected, the largest so far
         self._state = shared.RawArray("q", [_FREE, 0, 0, 0] * writers)
@@ -75,15 +76,22 @@ class DiskBudget:
                     self._used.value -= taken
                 self._changed.notify_all()
 
-    def add(self, size: int) -> None:
-        """Count bytes that are on disk already, or will be at once."""
+    def add(self, size: int, *, is_kept: bool = False) -> None:
+        """Count bytes that are on disk already, or will be at once.
+
+        Args:
+            size: how many.
+            is_kept: whether they stay until a shard is written that waits for none of them.
+        """
         with self._changed:
             self._used.value += size
+            self._kept.value += size if is_kept else 0
 
-    def give_back(self, size: int) -> None:
-        """Give back the bytes of a file that was deleted."""
+    def give_back(self, size: int, *, is_kept: bool = False) -> None:
+        """Give back the bytes of a file that was deleted; `is_kept` as it was added."""
         with self._changed:
             self._used.value -= size
+            self._kept.value -= size if is_kept else 0
             self._changed.notify_all()
 
     def _take(self, place: int, size: int) -> None:
@@ -108,11 +116,13 @@ class DiskBudget:
         """Nobody goes on where all writers wait and no whole file is there to be uploaded."""
         begun = [n for n in range(self._writers) if self._of(n, _ORDER) != _FREE]
         taken = sum(self._of(n, _TAKEN) for n in begun)
-        is_stuck = self._used.value <= taken and all(self._of(n, _WAITS) for n in begun)
+        nobody_uploads = self._used.value - self._kept.value <= taken
+        is_stuck = nobody_uploads and all(self._of(n, _WAITS) for n in begun)
         if is_stuck and place == self._oldest():
             raise WorkError(
-                f"--disk-budget must hold the shards that are written at once, but {len(begun)} of "
-                f"them fill its {self.size_bytes / 1e6:,.1f} MB before any is whole; give a larger "
+                "--disk-budget must hold the shards that are written at once, and of one made anew "
+                f"the old file too, but {len(begun)} of them fill its "
+                f"{self.size_bytes / 1e6:,.1f} MB before any is whole; give a larger "
                 "--disk-budget or fewer --workers, and run the same command again to continue"
             )
 

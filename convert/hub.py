@@ -86,7 +86,7 @@ def repository_id(name: str) -> str:
 class Repository:
     """A dataset repository on the Hub, with the token of the environment or of a login.
 
-    One thread uses it at a time.
+    One thread uses it at a time; several may `read`.
 
     Args:
         repo_id: OWNER/NAME.

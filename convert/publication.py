@@ -24,7 +24,7 @@ from pico_banana.schema import CONFIGS, arrow_schema
 from .card import CARD_NAME, card_of
 from .disk import DiskBudget
 from .hub import Repository, repository_id
-from .ledger import Ledger, ShardLedger
+from .ledger import LEDGER_FORMAT, Ledger, ShardLedger
 from .options import PublishOptions
 from .plan import differences
 from .reports import ConfigReport
@@ -198,7 +198,9 @@ class Publication:
         except (ValueError, TypeError, KeyError, AttributeError):
             self._say(f"{path} of {self.repository.id} is no ledger; its shard is made again")
             return None
-        if ledger.config in self._wanted and ledger.is_published(held):
+        if not ledger.is_published(held):
+            return None  # of another file than the one that is there
+        if ledger.config in self._wanted:
             ours = ledger.read_shard(shard)
             if ours != held and (ours is None or not ledger.is_there(ours)):
                 self._store.write(path, data)
@@ -217,14 +219,16 @@ class Publication:
         if path not in self.repository.files:
             return None
         try:
-            plan = json.loads(self._small(path))
-            ConfigReport.of(config, plan, ())
-            return {**plan, "shards": [{**shard} for shard in plan["shards"]]}
-        except (ValueError, TypeError, KeyError) as error:
+            plan: dict[str, Any] = json.loads(self._small(path))
+            found = plan["format"]
+        except (ValueError, TypeError, KeyError):
+            found = None
+        if found != LEDGER_FORMAT:
             raise UsageError(
-                f"{path} of {self.repository.id} is no plan of this version ({error}); delete it "
-                "there, or give another repository"
-            ) from None
+                f"{path} of {self.repository.id} is of format {found}, but this version reads "
+                f"{LEDGER_FORMAT}; use the version that wrote it, or give another repository"
+            )
+        return plan
 
     # While shards are made
 
@@ -250,7 +254,7 @@ class Publication:
             self._pending += 1
         name = f"{config}/{ledger.shard}"
         if self.disk is not None and name in self._brought:
-            self.disk.give_back(self._brought.pop(name))
+            self.disk.give_back(self._brought.pop(name), is_kept=True)
         self._ready.put((config, ledger))
 
     def check(self) -> None:
@@ -287,7 +291,7 @@ class Publication:
             return
         self.wait()
         if self.disk is not None:
-            self.disk.add(ledger.size_bytes)
+            self.disk.add(ledger.size_bytes, is_kept=True)
             self._brought[f"{config}/{ledger.shard}"] = ledger.size_bytes
         name = ours.parquet_name(ledger.shard)
         with self._store.writing(name) as file:
@@ -369,9 +373,10 @@ class Publication:
 
     def _is_due(self) -> bool:
         size = sum(one.ledger.size_bytes for one in self._batch)
+        waits = any(one.is_needed for one in self._batch) and self.disk is not None
         is_old = time.monotonic() - self._batch_begun_s >= _COMMIT_S
         is_full = len(self._batch) >= _COMMIT_SHARDS or size >= _COMMIT_BYTES
-        return bool(self._batch) and (is_full or is_old)
+        return bool(self._batch) and (is_full or is_old or waits)
 
     def _replaced(self, config: str) -> list[str]:
         """The files of the config that the wanted plan does not name."""

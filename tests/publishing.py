@@ -103,17 +103,28 @@ def check_loadable(commit: Commit) -> int:
 
 @contextlib.contextmanager
 def watched(folder: Path) -> Iterator[list[int]]:
-    """Give the largest sum of Parquet bytes seen in a folder, half-written ones too, in a list."""
+    """Give the largest sum of Parquet bytes seen in a folder, half-written ones too, in a list.
+
+    What two looks after each other find was there together in between, at least so large.
+    """
     largest, is_over = [0], threading.Event()
 
+    def look() -> dict[int, int]:
+        found = {}
+        with contextlib.suppress(OSError):
+            for entry in os.scandir(folder):
+                with contextlib.suppress(OSError):
+                    if ".parquet" in entry.name:
+                        found[entry.inode()] = entry.stat().st_size
+        return found
+
     def watch() -> None:
+        before = look()
         while not is_over.is_set():
-            total = 0
-            with contextlib.suppress(OSError):
-                for entry in os.scandir(folder):
-                    with contextlib.suppress(OSError):
-                        total += entry.stat().st_size if ".parquet" in entry.name else 0
-            largest[0] = max(largest[0], total)
+            now = look()
+            both = (size for inode, size in before.items() if now.get(inode, -1) >= size)
+            largest[0] = max(largest[0], sum(both))
+            before = now
 
     thread = threading.Thread(target=watch)
     thread.start()

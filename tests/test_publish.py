@@ -218,8 +218,13 @@ def test_missing_images_are_tried_again_with_one_shard_on_disk(
         holed = {one["shard"] for one in ledgers(out, "sft") if one["missing"]}
         assert holed
         cdn.clear()
+        sizes = [len(hub.repos[REPO].files[path]) for path in local]
+        again = (*words, "--retry-missing")
+        tight = pico_banana(*again, "--disk-budget", f"{min(sizes)}B", env=env_of(hub, out))
+        assert tight.code == 1
+        assert "--disk-budget must hold the shards that are written at once" in tight.err
         with watched(out / "sft") as seen:
-            ended = pico_banana(*words, "--retry-missing", env=env_of(hub, out))
+            ended = pico_banana(*again, "--disk-budget", "200KB", env=env_of(hub, out))
         assert ended.code == 0, ended.err
         last = hub.repos[REPO].commits[-1]
         assert parquet_of(last) == local
