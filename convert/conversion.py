@@ -300,8 +300,9 @@ class _Conversion:
     def run(self, begun: Sequence[_Begun]) -> Outcome:
         """Carry out what is left, then write the card."""
         kept = [ledger for one in begun for ledger in one.finished]
-        with self.publication or contextlib.nullcontext():
-            made = self._made(begun)
+        disk = self._disk_budget() if any(one.left for one in begun) else None
+        with disk or contextlib.nullcontext(), self.publication or contextlib.nullcontext():
+            made = self._made(begun, disk)
         missing = sum(len(ledger.missing) for ledger in kept + made)
         planned = sum(one.records for one in begun)
         allowed = self.options.max_missing
@@ -331,10 +332,9 @@ class _Conversion:
         complete = [] if self.options.slice else reports
         return Outcome(complete, len(made), len(kept), missing, is_within, self.publication)
 
-    def _made(self, begun: Sequence[_Begun]) -> list[ShardLedger]:
+    def _made(self, begun: Sequence[_Begun], disk: DiskBudget | None) -> list[ShardLedger]:
         """Carry out what is left, and publish what is not published."""
         publication = self.publication
-        disk = self._disk_budget() if any(one.left for one in begun) else None
         if publication is not None:
             publication.disk = disk
             for one in begun:
@@ -444,12 +444,7 @@ def _check_output(store: Store, settings: ConvertSettings) -> None:
         raise OutputError(
             f"--output must not be the release itself, but is {store.root}", store.root
         )
-    if store.is_hub:
-        raise OutputError(
-            f"--output must be a folder or an object store, but is {store.root}; --publish REPO "
-            "publishes to the Hub",
-            store.root,
-        )
+    store.check_writable()
     is_ours = any(Ledger(store, config).has_plan() for config in CONFIGS)
     if not is_ours and store.size_bytes(CARD_NAME) is not None:
         raise OutputError(
@@ -466,6 +461,7 @@ def finish(store: Store, shown: Shown) -> Outcome:
         OutputError: it is no output, or somebody is writing to it.
         WorkError: shards are not finished, or are not what their ledgers say.
     """
+    store.check_writable()
     with contextlib.ExitStack() as locks:
         for config in CONFIGS:
             if Ledger(store, config).has_plan():

@@ -5,11 +5,14 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from multiprocessing.context import BaseContext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pico_banana.errors import WorkError
 
 from .signals import check
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = ["DiskBudget"]
 
@@ -25,7 +28,7 @@ class DiskBudget:
     Writers take bytes before they write them, and wait where there are none; the run gives them
     back when a file is uploaded and deleted. The writer that began first always finds what it was
     expected to need: else several half-written shards could wait for each other. Safe for threads
-    and for the processes that `context` starts.
+    and for the processes that `context` starts. A context manager.
 
     Args:
         size_bytes: most bytes at once.
@@ -42,6 +45,14 @@ class DiskBudget:
         self._orders = shared.RawValue("q", 0)
         self._ratio = shared.RawValue("d", 0)  # of bytes to those expected, the largest so far
         self._state = shared.RawArray("q", [_FREE, 0, 0, 0] * writers)
+
+    def __enter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Let go of what the system shares: where a signal ends the run, nobody else does."""
+        del self._changed
 
     @contextlib.contextmanager
     def writing(self, expected_bytes: float) -> Iterator[Callable[[int], None]]:

@@ -173,6 +173,15 @@ class Store:
         """Return a file's path as its file system takes it."""
         return f"{self._base}/{name}"
 
+    def check_writable(self) -> None:
+        """Refuse a repository of the Hub, where each file would be a commit."""
+        if self.is_hub:
+            raise OutputError(
+                f"the output must be a folder or an object store, but is {self.root}; `convert "
+                "--publish` and `publish` write to the Hub",
+                self.root,
+            )
+
     def make_folder(self, name: str) -> None:
         """Make a folder, where this file system has any; `OutputError` where that fails.
 
@@ -241,6 +250,7 @@ class Store:
 
     @contextlib.contextmanager
     def _writing_remote(self, name: str) -> Iterator[BinaryIO]:
+        self.check_writable()
         with self._failing(name):
             file = self._fs.open(self.path(name), "wb", autocommit=False, block_size=_BLOCK_BYTES)
         is_committed = False

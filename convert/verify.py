@@ -43,6 +43,8 @@ def verify(store: Store, *, decode: bool) -> tuple[list[Accounts], Iterator[str]
     the Hub tells the sha256.
     """
     accounts: list[Accounts] = []
+    if store.is_hub:
+        store.names("")  # one error for all, where it cannot be read
     return accounts, _faults(store, accounts, decode)
 
 

@@ -14,10 +14,10 @@ import pytest
 import yaml
 
 from pico_banana.convert.sample_release import SampleRelease, make_sample_release
-from tests.commands import Ended, digests, pico_banana, quick_settings, release_flags
+from tests.commands import Ended, arguments_of, digests, pico_banana, quick_settings, release_flags
 from tests.fake_cdn import FakeCDN
 from tests.fake_hub import READ_TOKEN, FakeHub
-from tests.publishing import REPO, convert, env_of, parquet_of
+from tests.publishing import REPO, convert, env_of, parquet_of, words_of
 from tests.test_push import PUSH, client
 
 ACCEPTED = ("--public", "--accept-license")
@@ -200,6 +200,42 @@ def test_flags_that_do_not_go_together(release: SampleRelease, tmp_path: Path, w
         assert ended.code == 2
         assert why in ended.err
         assert not hub.log
+
+
+@pytest.mark.parametrize("words", [("finish",), ("convert", "sft", "--output")])
+def test_a_repository_is_no_output(release: SampleRelease, out: Path, words):
+    place = f"hf://datasets/{REPO}"
+    with FakeHub() as hub:
+        assert publish(hub, out).code == 0
+        flags = release_flags(release) if words[0] == "convert" else []
+        ended = pico_banana(*words, place, *flags, env=env_of(hub, out))
+        assert ended.code == 2
+        assert "the output must be a folder or an object store" in ended.err
+        unseen = pico_banana("verify", place, env=env_of(hub, out, "hf_wrong"))
+        assert unseen.code == 2
+        assert unseen.err.count("cannot be read") == 1
+        assert len(hub.repos[REPO].commits) == 2
+
+
+def test_a_signal_ends_a_wait_for_the_hub(release: SampleRelease, tmp_path: Path):
+    out = tmp_path / "out"
+    words = words_of(release, out, "--disk-budget", "1MB")
+    with FakeHub() as hub:
+        hub.fail("POST */commit/*", 429, headers={"Retry-After": "600"})
+        running = subprocess.Popen(
+            arguments_of(*words),
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **env_of(hub, out)},
+        )
+        while not any(one.status == 429 for one in hub.log):
+            hub.wait(len(hub.log) + 1, 0.05)
+        running.terminate()
+        _, told = running.communicate(timeout=20)
+        assert running.returncode == 143
+        assert told.endswith("run the same command again to continue\n")
+        assert "semaphore" not in told
+        assert convert(release, hub, out).code == 0
 
 
 def test_a_disk_budget_that_no_shard_fits_is_told(release: SampleRelease, tmp_path: Path):

@@ -21,6 +21,8 @@ from tests.commands import (  # noqa: E402
     release_flags,
 )
 from tests.fake_cdn import FakeCDN, status  # noqa: E402
+from tests.fake_hub import FakeHub  # noqa: E402
+from tests.publishing import parquet_of  # noqa: E402
 
 BUCKET = "shelf"
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -124,3 +126,22 @@ def test_slices_put_together_on_s3_are_the_output_of_a_folder(s3, tmp_path: Path
     assert ended.code == 0, ended.err
     fetch(s3, tmp_path / "there", "slices/")
     assert digests(tmp_path / "there") == digests(tmp_path / "here")
+
+
+def test_an_output_on_s3_is_published(s3, tmp_path: Path) -> None:
+    release = make_sample_release(tmp_path / "release", sft=8, size=(96, 64))
+    words = ["convert", "sft", *release_flags(release), "--records-per-shard", "4"]
+    out = f"s3://{BUCKET}/published"
+    with FakeHub() as hub:
+        assert pico_banana(*words, "--output", out).code == 0
+        ended = pico_banana("publish", out, "me/pico", env=hub.env(tmp_path / "huggingface"))
+        assert ended.code == 0, ended.err
+        fetch(s3, tmp_path / "there", "published/")
+        there = digests(tmp_path / "there")
+        there.pop("README.md")
+        assert parquet_of(hub.repos["me/pico"].commits[-1]) == there
+        refused = pico_banana(
+            *words, "--output", out, "--publish", "me/pico", env=hub.env(tmp_path / "huggingface")
+        )
+    assert refused.code == 2
+    assert "--output must be a local folder with --publish" in refused.err
