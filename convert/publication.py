@@ -249,7 +249,7 @@ class Publication:
         self._thread.join(_LEAVE_S)
 
     def add(self, config: str, ledger: ShardLedger) -> None:
-        """Publish a finished shard; in an own time."""
+        """Have a finished shard published, once its turn comes."""
         with self._changed:
             self._pending += 1
         name = f"{config}/{ledger.shard}"
@@ -321,6 +321,10 @@ class Publication:
                         "writes there; run the same command again to continue"
                     )
         if self._options.is_public and self.repository.is_private:
+            try:
+                self._check_public()  # once more: old files are gone now, and others may have come
+            except UsageError as error:
+                raise WorkError(str(error)) from None
             self.repository.make_public()
 
     # The thread

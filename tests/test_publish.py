@@ -110,6 +110,19 @@ def test_every_commit_can_be_loaded(release: SampleRelease, tmp_path: Path):
     assert set(committed(hub).values()) == {1}
 
 
+def test_configs_come_to_a_repository_one_after_the_other(release: SampleRelease, tmp_path: Path):
+    with FakeHub() as hub:
+        rows = []
+        for config in ("preference", "sft"):
+            ended = convert(release, hub, tmp_path / config / "out", configs=(config,), shard=40)
+            assert ended.code == 0, ended.err
+            rows.append(check_loadable(hub.repos[REPO].commits[-1]))
+        card = hub.repos[REPO].files["README.md"].decode()
+    assert rows == [6, 86]
+    assert card.index("- config_name: preference") < card.index("- config_name: sft")
+    assert card.index("config_name: sft") < card.index("default: true")
+
+
 def test_another_machine_goes_on_and_makes_nothing_again(
     release: SampleRelease, local: dict[str, str], tmp_path: Path
 ):

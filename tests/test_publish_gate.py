@@ -135,6 +135,19 @@ def test_a_foreign_file_keeps_a_repository_private(out: Path):
         assert publish(hub, out).code == 0  # private is allowed
 
 
+def test_a_foreign_file_among_replaced_ones_keeps_it_private(
+    release: SampleRelease, out: Path, tmp_path: Path
+):
+    with FakeHub() as hub:
+        assert publish(hub, out).code == 0
+        hub.repos[REPO].commit("by hand", {"sft/extra.parquet": b"PAR1"})
+        new = tmp_path / "new" / "out"
+        ended = convert(release, hub, new, "--replace", *ACCEPTED, shard=1)
+        assert ended.code == 1
+        assert "must not be made public: sft/extra.parquet" in ended.err
+        assert hub.repos[REPO].private
+
+
 def test_a_repository_of_others_is_left_alone(release: SampleRelease, out: Path):
     with FakeHub() as hub:
         assert publish(hub, out).code == 0
