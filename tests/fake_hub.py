@@ -137,10 +137,14 @@ class FakeHub:
         """A copy of every request so far, in order of arrival."""
         return self.requests()
 
-    def wait(self, count: int, timeout_s: float) -> bool:
-        """Wait until there were so many requests; whether there were."""
+    def wait(self, count: int, timeout_s: float, glob: str = "*") -> bool:
+        """Wait until there were so many matching requests; whether there were."""
+
+        def is_reached() -> bool:
+            return sum(_matches(one, glob) for one in self._log) >= count
+
         with self._lock:
-            return self._lock.wait_for(lambda: len(self._log) >= count, timeout_s)
+            return self._lock.wait_for(is_reached, timeout_s)
 
     def requests(self, glob: str = "*") -> list[Request]:
         """The matching requests, in order of arrival."""
