@@ -153,7 +153,9 @@ class Repository:
             self.id, recursive=True, revision=self._head, repo_type=_KIND
         )
         return {
-            entry.path: Held(entry.size, entry.lfs.sha256 if entry.lfs else None, entry.blob_id)
+            entry.path: Held(
+                entry.size, None if entry.lfs is None else entry.lfs.sha256, entry.blob_id
+            )
             for entry in entries
             if isinstance(entry, RepoFile)
         }

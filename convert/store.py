@@ -337,7 +337,7 @@ class Store:
             return None
         with self._asking(name):
             large = self._fs.info(self.path(name)).get("lfs")
-        return None if large is None else str(large["sha256"])
+        return None if large is None else str(large.sha256)
 
     def names(self, folder: str) -> list[str]:
         """Return the names of the files in a folder, sorted; hidden ones too."""

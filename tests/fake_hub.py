@@ -271,7 +271,7 @@ class FakeHub:
         answer = {"url": f"{self.url}/datasets/{repo_id}"}
         if repo_id in self.repos:
             return web.json_response(answer, status=409)
-        repo = self.repos[repo_id] = Repo(repo_id, asked.get("visibility") == "private")
+        repo = self.repos[repo_id] = Repo(repo_id, _is_private(asked))
         repo.commit("initial commit", {".gitattributes": b"*.parquet filter=lfs\n"})
         return web.json_response(answer)
 
@@ -284,8 +284,8 @@ class FakeHub:
     async def _settings(self, request: web.Request) -> web.Response:
         repo, asked = self._repo(request, write=True), await request.json()
         repo.gated = asked.get("gated", repo.gated)
-        if "visibility" in asked:
-            repo.private = asked["visibility"] == "private"
+        if {"visibility", "private"} & set(asked):
+            repo.private = _is_private(asked)
         return web.json_response({"private": repo.private, "gated": repo.gated})
 
     # Reading
@@ -296,7 +296,7 @@ class FakeHub:
         found = [one for path, one in _entries(self._at(request)).items() if path.startswith(below)]
         if folder and not found:
             raise _Refused(404, f"{folder} does not exist", "EntryNotFound")
-        if request.query.get("recursive") != "true":
+        if request.query.get("recursive", "").lower() != "true":
             found = [one for one in found if "/" not in one["path"][len(below) :]]
         start = int(request.query.get("cursor", "0"))
         end = start + self.page_entries
@@ -411,6 +411,11 @@ class _Refused(Exception):  # noqa: N818  # an answer, not a fault of the stand-
         super().__init__(message)
         headers = {"X-Error-Message": message, **({"X-Error-Code": code} if code else {})}
         self.response = web.json_response({"error": message}, status=status, headers=headers)
+
+
+def _is_private(asked: Mapping[str, Any]) -> bool:
+    """What older clients say in a word of its own."""
+    return bool(asked.get("private", asked.get("visibility") == "private"))
 
 
 def _check_token(request: web.Request, *, write: bool = False) -> None:
