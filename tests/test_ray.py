@@ -212,7 +212,7 @@ def test_ctrl_c_ends_the_run_and_it_goes_on(
     cdn.hold("*/images/*")
     run.send_signal(signal.SIGINT)
     _, said = run.communicate(timeout=10)
-    assert run.returncode == 130
+    assert run.returncode == 130, said
     assert "interrupted: finished shards are kept" in said
     cdn.release()
     ended = pico_banana(*command(release, tmp_path / "out", *words, cdn=cdn))
