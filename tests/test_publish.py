@@ -130,8 +130,11 @@ def test_another_machine_goes_on_and_makes_nothing_again(
         assert convert(release, hub, tmp_path / "here" / "out").code == 0
         before = len(hub.repos[REPO].commits)
         away = tmp_path / "away" / "out"
+        for status in (503, 429, None):
+            hub.fail(ENDPOINTS["ledgers"], status)
         ended = convert(release, hub, away)
         assert ended.code == 0, ended.err
+        assert ended.err.count("could not be asked for _ledger/sft/") == 3
         assert "0 shards made, 40 kept" in ended.out
         assert "0 commits in this run" in ended.out
         assert len(hub.repos[REPO].commits) == before
