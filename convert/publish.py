@@ -78,10 +78,12 @@ def _check_files(
 
 
 def publish_card(options: PublishOptions, shown: Shown) -> Repository:
-    """Write the card of a repository that is there: by its ledgers, or of one without by its card.
+    """Write the card of a private repository without ledgers, as `push_to_hub` makes them.
+
+    What its own card tells of configs and files is kept.
 
     Raises:
-        UsageError: it is not there, is public, or its columns are not ours.
+        UsageError: it is not there, has ledgers, is public, or its columns are not ours.
     """
     repository = Repository(repository_id(options.repo), shown.say)
     if not repository.is_there:

@@ -164,11 +164,12 @@ def test_a_fault_at_every_endpoint_changes_nothing(
         out = tmp_path / "out"
         ended = convert(release, hub, out)
         assert ended.code == 0, ended.err
-        asked = [one for glob in ENDPOINTS.values() for one in hub.requests(glob)]
+        # Reading ledgers has its faults where another machine goes on.
+        faulty = [name for name, glob in ENDPOINTS.items() if hub.requests(glob)]
         assert parquet_of(hub.repos[REPO].commits[-1]) == local
     assert set(committed(hub).values()) == {1}
     assert len(hub.repos[REPO].commits) == 2
-    assert asked
+    assert faulty == [name for name in ENDPOINTS if name != "ledgers"]
     assert "again in" in ended.err
 
 
