@@ -16,17 +16,12 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock
 
 from pico_banana.cache import cache_folder
-from pico_banana.errors import (
-    OutputError,
-    TooManyMissingError,
-    UsageError,
-    WorkError,
-    WriteError,
-)
+from pico_banana.errors import OutputError, TooManyMissingError, UsageError, WorkError, WriteError
 from pico_banana.open_images import Index, open_index
+from pico_banana.prepare import prepare_tars
 from pico_banana.release import Release
 from pico_banana.schema import CONFIGS
-from pico_banana.tars import Tars
+from pico_banana.tars import Tars, check_open_images
 
 from .card import CARD_NAME, write_card
 from .disk import DiskBudget
@@ -82,7 +77,7 @@ def plan_configs(
     for config in configs:
         settings.for_config(config)
     release = Release(settings)
-    release.check_open_images()
+    check_open_images(settings)
     files = [release.jsonl(config) for config in configs]
     paths = []
     for config, file in zip(configs, files, strict=True):
@@ -145,7 +140,7 @@ def convert(
         _check_disk(begun, store, options.workers or _WORKERS, budget)
         if settings.images == "bytes":
             photos = (photo for one in begun for photo in one.photos_left(index))
-            for note in Tars(settings).prepare(photos, shown.bytes_bar):
+            for note in prepare_tars(Tars(settings), settings, photos, shown.bytes_bar):
                 shown.say(note)
         conversion.begin(begun)
         shown.plans([one.plan for one in begun], kept=sum(len(one.finished) for one in begun))

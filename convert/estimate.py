@@ -11,10 +11,9 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from pico_banana.budgets import host_of
 from pico_banana.errors import SettingError
-from pico_banana.settings import BUCKET, FLICKR_HOSTS, HostBudget
-from pico_banana.sources import mirrored
+from pico_banana.settings import HostBudget
+from pico_banana.urls import BUCKET, FLICKR_HOSTS, host_of, mirrored
 
 from .options import ConvertSettings
 from .plan import Plan

@@ -76,7 +76,7 @@ class ConvertSettings(Settings):
         No places, but the addresses that the link edition holds.
         """
         if self.images != "bytes":
-            from pico_banana.sources import Links  # noqa: PLC0415  (--help need not wait for Arrow)
+            from pico_banana.links import Links  # noqa: PLC0415  (--help need not wait for Arrow)
 
             return {
                 "schema": SCHEMA_VERSION,

@@ -16,9 +16,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pico_banana.arrow import numbers_of, strings_of, values_of
 from pico_banana.columns import Block, Numbers, Usual, parsed, split_blocks
 from pico_banana.errors import ReleaseError
-from pico_banana.image_list import numbers_of, strings_of, values_of
 from pico_banana.open_images import Index, Photo, photo_columns
 from pico_banana.records import BadRecord, Line, Record, parse_line
 from pico_banana.release import Manifest

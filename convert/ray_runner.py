@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from pico_banana.errors import PicoBananaError, ReleaseError, SettingError, UsageError, WorkError
 from pico_banana.fetch import Fetcher
 from pico_banana.leases import LeaseServer
-from pico_banana.release import Release
+from pico_banana.tars import check_open_images
 from pico_banana.traffic import Traffic
 
 from .ledger import Ledger, ShardLedger
@@ -378,7 +378,7 @@ class _Worker:
         if gone := [one for one in places if os.path.isabs(one) and not os.path.isdir(one)]:
             raise WorkError(f"the folder {gone[0]} is not there on the Ray node {node}")
         try:
-            Release(settings).check_open_images()
+            check_open_images(settings)
         except ReleaseError as error:
             raise WorkError(f"on the Ray node {node}: {error}") from None
 

@@ -16,8 +16,8 @@ from urllib.parse import quote, urlsplit
 
 from PIL import Image, ImageEnhance, ImageOps
 
-from pico_banana.records import PUBLISHED_BASE
 from pico_banana.schema import EDIT_TYPES
+from pico_banana.urls import PUBLISHED_BASE
 
 from .sample_drawing import render
 from .sample_scenes import EDITS, Edit, Scene, make_scene

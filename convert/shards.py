@@ -19,10 +19,11 @@ from pico_banana.columns import columns_of, known_columns
 from pico_banana.errors import OutputError, WorkError
 from pico_banana.examples import Example, image_refs, linked, make_example
 from pico_banana.images import Fetched
+from pico_banana.links import Links
 from pico_banana.missing import Missing
 from pico_banana.open_images import Photo
 from pico_banana.records import Line, Record, parse_line
-from pico_banana.sources import ImageRef, Links, Sources
+from pico_banana.sources import ImageRef, Sources
 
 from .disk import DiskBudget
 from .ledger import Ledger, MissingEntry, ShardLedger, stretches

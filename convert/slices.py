@@ -16,7 +16,8 @@ from filelock import FileLock, Timeout
 
 from pico_banana.errors import OutputError, SettingError, WorkError
 from pico_banana.schema import CONFIGS
-from pico_banana.settings import FLICKR_HOSTS, HostBudget
+from pico_banana.settings import HostBudget
+from pico_banana.urls import FLICKR_HOSTS
 
 from .ledger import Ledger
 from .options import ConvertSettings

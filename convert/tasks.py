@@ -13,8 +13,8 @@ import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pico_banana.arrow import flags_of, numbers_of, values_of
 from pico_banana.columns import Numbers
-from pico_banana.image_list import flags_of, numbers_of, values_of
 from pico_banana.open_images import Index, Photo, photo_columns, photos_of
 from pico_banana.records import MAX_LINE_BYTES, Line, line_of
 

@@ -2,37 +2,23 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 from collections.abc import Callable
 from typing import Literal, Protocol
 from urllib.parse import urlsplit
 
-from pico_banana.hosts import origin_of
 from pico_banana.missing import MissingReason
 from pico_banana.pace import Answer, Lease, Outcome, Pace
 from pico_banana.settings import FetchPolicy
 from pico_banana.traffic import Traffic
 
-__all__ = ["FILES", "NOWHERE", "Budgets", "Fate", "HostBudgets", "host_of"]
+__all__ = ["FILES", "NOWHERE", "Budgets", "Fate", "HostBudgets"]
 
 FILES, NOWHERE = "local files", "no place to try"
 """What is no host, and yet has its traffic."""
 
 Fate = Literal["got", "again", "missing"]
 """What became of an image, or of one request for it."""
-
-
-def host_of(url: str) -> str:
-    """Return scheme, name and port of a URL: what a budget is kept for."""
-    return _host_of_origin("".join(origin_of(url)))
-
-
-@functools.lru_cache(1024)
-def _host_of_origin(origin: str) -> str:
-    parts = urlsplit(origin)
-    port = parts.port or (443 if parts.scheme == "https" else 80)
-    return f"{parts.scheme}://{(parts.hostname or '').lower()}:{port}"
 
 
 class Budgets(Protocol):

@@ -15,16 +15,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import json as pa_json
 
-from pico_banana.image_list import numbers_of, strings_of, values_of
-from pico_banana.records import (
-    MAX_IMAGES,
-    MAX_LINE_BYTES,
-    PUBLISHED_BASE,
-    Line,
-    Record,
-    line_of,
-    published_url,
-)
+from pico_banana.arrow import numbers_of, strings_of, values_of
+from pico_banana.records import MAX_IMAGES, MAX_LINE_BYTES, Line, Record, line_of
+from pico_banana.urls import PUBLISHED_BASE, published_url
 
 __all__ = [
     "RECORD_COLUMNS",

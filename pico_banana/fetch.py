@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pico_banana.budgets import FILES, NOWHERE, Budgets, HostBudgets, host_of
+from pico_banana.budgets import FILES, NOWHERE, Budgets, HostBudgets
 from pico_banana.errors import WorkError
 from pico_banana.guard import AddressGuard
 from pico_banana.images import Fetched, FlawError, ImageFacts, inspect
@@ -29,6 +29,7 @@ from pico_banana.settings import FetchPolicy, Settings
 from pico_banana.sources import ImageRef, Place, Sources
 from pico_banana.tars import Tars
 from pico_banana.transport import Body, NeedRoomError, Transport
+from pico_banana.urls import host_of
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 from urllib.parse import urlsplit
 
 from pico_banana.errors import bare_url
-from pico_banana.hosts import Host, is_private
 from pico_banana.missing import AskError, MissingReason
+from pico_banana.urls import Host, is_private
 
 __all__ = [
     "AddressGuard",

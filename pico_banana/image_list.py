@@ -16,7 +16,7 @@ import re
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -26,19 +26,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
+from pico_banana.arrow import Flags, numbers_of
 from pico_banana.cache import Fetching
 from pico_banana.errors import ReleaseError
-from pico_banana.records import photo_of
+from pico_banana.urls import photo_of
 
 __all__ = [
     "INDEX_VERSION",
     "ROWS",
-    "Flags",
     "Keys",
-    "flags_of",
     "keys_of",
-    "numbers_of",
-    "strings_of",
     "with_keys",
     "write_batches",
     "write_index",
@@ -69,7 +66,6 @@ _ROW = re.compile(r"Row #(\d+)")
 _NOT_BLANK = re.compile(rb"\S")
 
 Keys = np.ndarray[Any, np.dtype[np.uint64]]
-Flags = np.ndarray[Any, np.dtype[np.bool_]]
 
 _NAME_BYTES = 16
 _TAILS = np.array([[_NAME_BYTES], [8]])  # where a name's last words begin, counted from its end
@@ -122,37 +118,6 @@ def _hold_query(data: pa.Buffer, edges: np.ndarray[Any, Any]) -> Flags:
     holds = np.zeros(len(edges) - 1, np.bool_)
     holds[np.searchsorted(edges, found, side="right") - 1] = True
     return holds
-
-
-# Instead of `pa.array` and `to_numpy`, which import pandas: that takes a quarter of a second.
-
-
-def numbers_of(numbers: np.ndarray[Any, Any]) -> pa.Array:
-    """Return an Arrow array of these numbers, which it shares."""
-    kind = pa.from_numpy_dtype(numbers.dtype)
-    return pa.Array.from_buffers(kind, len(numbers), [None, pa.py_buffer(numbers)])
-
-
-def values_of(array: pa.Array) -> np.ndarray[Any, Any]:
-    """Return the numbers of an Arrow array, which it shares; a null has any value."""
-    kind = array.type.to_pandas_dtype()
-    return np.frombuffer(array.buffers()[1] or b"", kind)[array.offset : array.offset + len(array)]
-
-
-def strings_of(texts: Sequence[str]) -> pa.StringArray:
-    """Return an Arrow array of these texts, of at most 2 GiB in all."""
-    encoded = [text.encode() for text in texts]
-    edges = np.zeros(len(texts) + 1, np.int32)
-    np.cumsum(np.fromiter(map(len, encoded), np.int32, len(texts)), out=edges[1:])
-    buffers = [None, pa.py_buffer(edges), pa.py_buffer(b"".join(encoded))]
-    return pa.Array.from_buffers(pa.string(), len(texts), buffers)
-
-
-def flags_of(flags: pa.BooleanArray) -> Flags:
-    """Return the values of an Arrow array that has no nulls."""
-    packed = np.frombuffer(flags.buffers()[1], np.uint8)
-    bits = np.unpackbits(packed, count=flags.offset + len(flags), bitorder="little")
-    return bits[flags.offset :].view(np.bool_)
 
 
 class _NoListError(ValueError):

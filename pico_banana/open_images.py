@@ -19,23 +19,20 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pico_banana.arrow import Flags, flags_of, numbers_of, strings_of
 from pico_banana.cache import Fetching, cache_folder, kept, local_name
 from pico_banana.errors import ReleaseError
 from pico_banana.image_list import (
     INDEX_VERSION,
     ROWS,
-    Flags,
     Keys,
-    flags_of,
     keys_of,
-    numbers_of,
-    strings_of,
     with_keys,
     write_batches,
     write_index,
 )
-from pico_banana.records import photo_of
 from pico_banana.remote import RemoteFile
+from pico_banana.urls import photo_of
 
 __all__ = [
     "IMAGE_ID",

@@ -21,15 +21,17 @@ from pico_banana.columns import columns_of
 from pico_banana.errors import MissingImageError
 from pico_banana.examples import Example, image_refs, linked, make_example
 from pico_banana.fetch import Fetcher
+from pico_banana.links import Links
 from pico_banana.open_images import Index, Photo, index_path, mapped_index, photo_columns
+from pico_banana.prepare import prepare_tars
 from pico_banana.records import BadRecord, Record
 from pico_banana.release import Release, state_of
 from pico_banana.remote import RemoteFile
 from pico_banana.schema import category_of
 from pico_banana.selection import Selection
 from pico_banana.settings import Settings
-from pico_banana.sources import ImageRef, Links, Sources
-from pico_banana.tars import Tars
+from pico_banana.sources import ImageRef, Sources
+from pico_banana.tars import Tars, check_open_images
 
 __all__ = ["RANGES", "Counted", "Range", "Reader"]
 
@@ -89,7 +91,7 @@ class Reader:
     def __init__(self, config: str, settings: Settings, *, local: bool, progress: Progress) -> None:
         self.config, self.settings, self._progress = config, settings, progress
         self._release = Release(settings)
-        self._release.check_open_images()
+        check_open_images(settings)
         self._file = self._release.jsonl(config)
         if local:
             with progress(f"fetching records of {config}") as told:
@@ -170,7 +172,7 @@ class Reader:
                 for chunk in _chunks(self._picked(reading)):
                     mine = [picked for picked in chunk if selection.split(picked.record) == split]
                     known = [one.photo.image_id for one in mine if one.photo is not None]
-                    for note in tars.prepare(known, self._progress):
+                    for note in prepare_tars(tars, self.settings, known, self._progress):
                         _log.warning("%s", note)
                     begun.extend(mine)
                     yield [image_refs(one.record, one.photo, sources) for one in mine]

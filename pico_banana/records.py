@@ -11,16 +11,16 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, BinaryIO, NamedTuple
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 
 import orjson
 
 from pico_banana.errors import bare_url
+from pico_banana.urls import COMMON_PATH, PUBLISHED_BASE, photo_of
 
 __all__ = [
     "MAX_IMAGES",
     "MAX_LINE_BYTES",
-    "PUBLISHED_BASE",
     "BadReason",
     "BadRecord",
     "Line",
@@ -28,13 +28,9 @@ __all__ = [
     "line_at",
     "line_of",
     "parse_line",
-    "photo_of",
-    "published_url",
     "split_lines",
 ]
 
-PUBLISHED_BASE = "https://ml-site.cdn-apple.com/datasets/pico-banana-300k/nb/"
-"""Where the release was published; every `*_url` column starts with it. [release's README]"""
 
 MAX_LINE_BYTES = 4 * 1024 * 1024
 """The longest line that is parsed, in bytes; published lines have less than 2,000."""
@@ -48,9 +44,8 @@ _BLOCK_BYTES = 1024 * 1024
 _REJECTED_PREFIX = "nano-banana-300k/"
 _BASE_REMAINDER = PUBLISHED_BASE.removeprefix("https:")
 _TURN = re.compile(r"_turn\d+(?=(?:_retry\d+)?$)")
-# What every published URL and path looks like; anything else is looked at slowly.
+# What every published URL looks like; anything else is looked at slowly.
 _COMMON_URL = re.compile(r"https?://[a-z0-9][a-z0-9.-]{0,250}/[A-Za-z0-9/_.~-]{1,500}")
-_COMMON_PATH = re.compile(r"images(?:/[A-Za-z0-9_-][A-Za-z0-9_.-]{0,250}){1,16}")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
 _NO_URL = re.compile(r"[\x00-\x20\x7f-\x9f\\]")
@@ -126,16 +121,6 @@ class Record(NamedTuple):
     def photo(self) -> str:
         """The photo's file name: the last segment of its URL, without the query."""
         return photo_of(self.input_url)
-
-
-def photo_of(url: str) -> str:
-    """Return the last path segment of a photo's URL, without the query."""
-    return url.partition("?")[0].partition("#")[0].rpartition("/")[2]
-
-
-def published_url(path: str) -> str:
-    """Return the published address of a path of the release; paths are names, not encoded URLs."""
-    return PUBLISHED_BASE + (path if _COMMON_PATH.fullmatch(path) else quote(path))
 
 
 class _BadLineError(Exception):
@@ -275,7 +260,7 @@ def _path(value: Any, name: str, resolve: Resolve) -> str:
             BadReason.WRONG_TYPE, f"{name!r} must hold a path, but holds a {type(value).__name__}"
         )
     path = value.removeprefix(_REJECTED_PREFIX)
-    if _COMMON_PATH.fullmatch(path):
+    if COMMON_PATH.fullmatch(path):
         return path
     if path.startswith(("https://", "http://")):
         remainder = path.removeprefix("https:").removeprefix("http:")
@@ -317,7 +302,7 @@ def _usual(fields: dict[str, Any], line: Line, odd: tuple[str, ...]) -> Record |
         and isinstance(text, str)
         and (short_prompt is None or isinstance(short_prompt, str))
         and (edit_type is None or isinstance(edit_type, str))
-        and _COMMON_PATH.fullmatch(edited)
+        and COMMON_PATH.fullmatch(edited)
         and _COMMON_URL.fullmatch(url)
         and "/." not in url
     ):

@@ -11,17 +11,10 @@ from typing import Any
 from urllib.parse import unquote
 
 from pico_banana.errors import ReleaseError, bare_url
-from pico_banana.records import (
-    PUBLISHED_BASE,
-    BadRecord,
-    Record,
-    parse_line,
-    split_lines,
-)
+from pico_banana.records import BadRecord, Record, parse_line, split_lines
 from pico_banana.remote import RemoteFile
 from pico_banana.settings import Settings, build_settings
-from pico_banana.sources import join, mirrored
-from pico_banana.tars import tars_of
+from pico_banana.urls import PUBLISHED_BASE, join, mirrored
 
 __all__ = ["Manifest", "Release", "state_of"]
 
@@ -83,28 +76,6 @@ class Release:
     def mirror(self, place: str) -> str:
         """Return where a URL is really asked, by the user's mirrors; a path stays itself."""
         return mirrored(place, self._settings.mirrors)
-
-    def check_open_images(self) -> None:
-        """Raise `ReleaseError` where `open_images` is needed and is no folder that can be read.
-
-        A folder that is not there would make every photo look as if it were not listed; so would
-        one without tars where nothing else may be asked.
-        """
-        root, sources = self._settings.open_images, self._settings.sources
-        if root is None or not {"folder", "tar"} & set(sources):
-            return
-        if not os.path.isdir(root) or not os.access(root, os.R_OK | os.X_OK):
-            raise ReleaseError(
-                "open_images must be a folder that can be read and holds train_0/<ImageID>.jpg, "
-                f"train/<ImageID>.jpg, <ImageID>.jpg or tars, train_*.tar.gz, but got {root}",
-                root,
-            )
-        if "folder" not in sources and not tars_of(root):
-            raise ReleaseError(
-                "open_images must hold tars, train_*.tar or train_*.tar.gz, for input_sources "
-                f"names `tar`, but {root} has none",
-                root,
-            )
 
     def file(self, path: str) -> RemoteFile:
         """Return a file of the release by its path below the base."""

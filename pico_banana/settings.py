@@ -4,26 +4,28 @@ from __future__ import annotations
 
 import fnmatch
 import functools
-import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from importlib import resources
-from typing import Annotated, Any, Literal, NamedTuple, TypeVar
-from urllib.parse import urlsplit
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
-from pydantic_core import PydanticCustomError
 
 from pico_banana.errors import SettingError, UsageError, bare_url, holds_password, near
-from pico_banana.places import Base, MetadataPlace, Mirrors, Place
-from pico_banana.records import PUBLISHED_BASE
-from pico_banana.schema import CONFIGS, EDIT_CATEGORIES, EDIT_TYPES, slug_of
+from pico_banana.schema import CONFIGS
+from pico_banana.setting_types import (
+    Base,
+    EditCategories,
+    EditTypes,
+    ExcludedIds,
+    Ids,
+    MetadataPlace,
+    Mirrors,
+    Place,
+)
+from pico_banana.urls import BUCKET, FLICKR_HOSTS, METADATA_CSV, PUBLISHED_BASE, where_asked
 
 __all__ = [
-    "BUCKET",
-    "FLICKR_HOSTS",
-    "METADATA_CSV",
-    "Asked",
     "ConfigSpec",
     "FetchPolicy",
     "HostBudget",
@@ -31,19 +33,7 @@ __all__ = [
     "build_settings",
     "config_spec",
     "read_settings_file",
-    "where_asked",
 ]
-
-BUCKET = "https://open-images-dataset.s3.amazonaws.com/train/"
-"""Open Images' public bucket, one `<ImageID>.jpg` a photo. [cvdfoundation/open-images-dataset]"""
-
-FLICKR_HOSTS = "*.staticflickr.com"
-"""The hosts that a record's input URL may reach by itself."""
-
-METADATA_CSV = (
-    "https://storage.googleapis.com/openimages/2018_04/train/train-images-boxable-with-rotation.csv"
-)
-"""Open Images' image list: 1,743,042 rows, about 600 MB. [release's README]"""
 
 
 class _Frozen(BaseModel):
@@ -112,92 +102,6 @@ def config_spec(config: str) -> ConfigSpec:
     return ConfigSpec.model_validate(_read_config(f"{config}.yaml"))
 
 
-def _listed(value: Any) -> list[Any]:
-    if not isinstance(value, Iterable) or isinstance(value, (bytes, Mapping)):
-        raise PydanticCustomError("list", "must be a list")
-    return list(value)
-
-
-def _one_of(names: tuple[str, ...]) -> Any:
-    """A validator: each value is one of the names or of their slugs; sorted, without doubles."""
-    by_word = {slug_of(name): name for name in names} | {name: name for name in names}
-
-    def validate(value: Any) -> tuple[str, ...]:
-        words = [value] if isinstance(value, str) else _listed(value)
-        for word in words:
-            if not isinstance(word, str) or word not in by_word:
-                slugs = [slug_of(name) for name in names]
-                listed = f"one of {', '.join(slugs)}" if len(slugs) < 10 else "a known edit type"  # noqa: PLR2004
-                raise PydanticCustomError(
-                    "word",
-                    "must be {listed}, but got {word}{near} `pico-banana types` lists them",
-                    {"listed": listed, "near": near(str(word), by_word) or ";", "word": repr(word)},
-                )
-        if not words:  # it would keep nothing, which nobody means
-            raise PydanticCustomError("word", "must name at least one, but is empty")
-        return tuple(sorted({by_word[word] for word in words}))
-
-    return validate
-
-
-def _ids(value: Any) -> tuple[str, ...]:
-    """A list of ids, or the path of a file with one a line (on the command line `@FILE`)."""
-    if isinstance(value, (str, os.PathLike)):
-        value = [f"@{os.fspath(value).removeprefix('@')}"]
-    found: set[str] = set()
-    for entry in map(str, _listed(value)):
-        if entry.startswith("@"):
-            try:
-                with open(os.path.expanduser(entry[1:]), encoding="utf-8-sig") as file:
-                    found.update(line.strip() for line in file if line.strip())
-            except (OSError, UnicodeDecodeError) as error:
-                raise PydanticCustomError(
-                    "file",
-                    "must be a list of ids, or a file with one a line; {error}",
-                    {"error": str(error)},
-                ) from None
-        else:
-            found.add(entry)
-    return tuple(sorted(found))
-
-
-def _some_ids(value: Any) -> tuple[str, ...]:
-    found = _ids(value)
-    if not found:
-        raise PydanticCustomError("file", "must name at least one id, but is empty")
-    return found
-
-
-def _no_ids(value: Any) -> tuple[str, ...] | None:
-    """Nothing to leave out is the same as unset."""
-    return None if value is None else _ids(value) or None
-
-
-class Asked(NamedTuple):
-    """Where a URL is really asked, and the part of that which the user gave, up to any {host}."""
-
-    address: str
-    own: str
-
-
-def where_asked(url: str, mirrors: Mapping[str, str]) -> Asked:
-    """Return where a URL is really asked: at the first mirror whose host glob matches, or itself.
-
-    A place that is no http(s) URL stays itself.
-    """
-    if not mirrors or not url.startswith(("http://", "https://")):
-        return Asked(url, url)
-    parts = urlsplit(url)
-    host = parts.hostname or ""
-    for glob, base in mirrors.items():
-        if fnmatch.fnmatchcase(host, glob.lower()):
-            query = f"?{parts.query}" if parts.query else ""
-            address = base.replace("{host}", host).rstrip("/") + parts.path + query
-            own, is_open, _ = base.partition("{host}")
-            return Asked(address, own[: own.rfind("/") + 1] if is_open else base)
-    return Asked(url, url)
-
-
 Source = Literal["folder", "tar", "bucket", "flickr"]
 
 
@@ -231,19 +135,16 @@ class Settings(_Frozen):
         description="Where to try for an input image, in order: folder, tar, bucket, flickr. "
         "[default: folder and tar where --open-images is given, then bucket]",
     )
-    edit_types: (
-        Annotated[
-            tuple[str, ...], BeforeValidator(_one_of(tuple(kind.name for kind in EDIT_TYPES)))
-        ]
-        | None
-    ) = Field(None, description="Keep these edit types only: exact strings or slugs.")
-    edit_categories: (
-        Annotated[tuple[str, ...], BeforeValidator(_one_of(EDIT_CATEGORIES))] | None
-    ) = Field(None, description="Keep these edit categories only: exact strings or slugs.")
-    ids: Annotated[tuple[str, ...], BeforeValidator(_some_ids)] | None = Field(
+    edit_types: EditTypes | None = Field(
+        None, description="Keep these edit types only: exact strings or slugs."
+    )
+    edit_categories: EditCategories | None = Field(
+        None, description="Keep these edit categories only: exact strings or slugs."
+    )
+    ids: Ids | None = Field(
         None, description="Keep only these ids or ImageIDs; @FILE has one a line."
     )
-    exclude_ids: Annotated[tuple[str, ...] | None, BeforeValidator(_no_ids)] = Field(
+    exclude_ids: ExcludedIds = Field(
         None, description="Leave out these ids or ImageIDs, after the cut; @FILE has one a line."
     )
     offset: int = Field(0, ge=0, description="Leave out the first so many good records.")

@@ -11,7 +11,6 @@ import json
 import os
 import re
 import threading
-from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
@@ -21,10 +20,9 @@ from pico_banana.cache import Fetching
 from pico_banana.errors import ReleaseError
 from pico_banana.packed import ReadableAt, SeekPoints
 from pico_banana.settings import Settings
-from pico_banana.sources import Sources
 from pico_banana.tar_index import Progress, index_path, mapped, stamp_of
 
-__all__ = ["Member", "Tar", "Tars", "tars_of"]
+__all__ = ["Member", "Tar", "Tars", "check_open_images", "tars_of"]
 
 _DIGIT = re.compile(r"train_([0-9a-f])\.tar")
 
@@ -37,6 +35,29 @@ def tars_of(folder: str) -> list[str]:
     """Return the paths of a folder's tars, plain ones before packed ones of the same name."""
     name = os.path.join(glob.escape(folder), "train_*.tar")
     return sorted([*glob.glob(name), *glob.glob(name + ".gz")])
+
+
+def check_open_images(settings: Settings) -> None:
+    """Raise `ReleaseError` where `open_images` is needed and is no folder that can be read.
+
+    A folder that is not there would make every photo look as if it were not listed; so would
+    one without tars where nothing else may be asked.
+    """
+    root, sources = settings.open_images, settings.sources
+    if root is None or not {"folder", "tar"} & set(sources):
+        return
+    if not os.path.isdir(root) or not os.access(root, os.R_OK | os.X_OK):
+        raise ReleaseError(
+            "open_images must be a folder that can be read and holds train_0/<ImageID>.jpg, "
+            f"train/<ImageID>.jpg, <ImageID>.jpg or tars, train_*.tar.gz, but got {root}",
+            root,
+        )
+    if "folder" not in sources and not tars_of(root):
+        raise ReleaseError(
+            "open_images must hold tars, train_*.tar or train_*.tar.gz, for input_sources "
+            f"names `tar`, but {root} has none",
+            root,
+        )
 
 
 class Member(NamedTuple):
@@ -160,35 +181,18 @@ class Tars:
                 return member
         return None
 
-    def prepare(self, image_ids: Iterable[str], progress: Progress) -> list[str]:
-        """Index the tars that photos will be looked for in, unless another source is asked before.
-
-        Returns:
-            What a person should know of tars that were looked at for the first time.
-
-        Raises:
-            ReleaseError: see `Tar.indexed`.
-        """
-        before = self._settings.sources[: self._settings.sources.index("tar")] if self else ()
-        if not self or {"bucket", "flickr"} & {*before}:
-            return []
-        known, sources = {*self._tars}, Sources(self._settings)
-        for image_id in image_ids:
-            if not self._is_ready(image_id) and not any(
-                os.path.exists(place.address)
-                for source in before
-                for place in sources.photo(source, image_id)
-            ):
-                self.find(image_id, progress)
-        tars = [(path, tar) for path, tar in sorted(self._tars.items()) if path not in known]
-        return [f"{path}: {note}" for path, tar in tars for note in tar.notes]
-
     def close(self) -> None:
         """Close all tars."""
         for tar in self._tars.values():
             tar.close()
 
-    def _is_ready(self, image_id: str) -> bool:
+    @property
+    def opened(self) -> dict[str, Tar]:
+        """The tars that were looked into so far, by path."""
+        return dict(self._tars)
+
+    def is_ready(self, image_id: str) -> bool:
+        """Whether every tar that may hold a photo was looked into."""
         return all(path in self._tars for path in self._by_digit[image_id[0]])
 
     def _tar(self, path: str, progress: Progress) -> Tar:

@@ -18,7 +18,7 @@ import aiohttp
 from yarl import URL
 
 from pico_banana import __version__
-from pico_banana.budgets import Budgets, host_of
+from pico_banana.budgets import Budgets
 from pico_banana.connections import GuardedResolver
 from pico_banana.errors import ReleaseError, WorkError, bare_text, bare_url
 from pico_banana.files import find_file
@@ -30,6 +30,7 @@ from pico_banana.settings import Settings
 from pico_banana.sources import Place
 from pico_banana.tars import Tars
 from pico_banana.turns import Turns
+from pico_banana.urls import host_of
 
 __all__ = ["Body", "NeedRoomError", "Transport"]
 

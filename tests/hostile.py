@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from pico_banana.records import PUBLISHED_BASE
+from pico_banana.urls import PUBLISHED_BASE
 
 PASSWORD = "p4ssw0rd"  # noqa: S105  (made up; it must be seen nowhere)
 TEXT = (

@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from pico_banana.budgets import HostBudgets, host_of
+from pico_banana.budgets import HostBudgets
 from pico_banana.fetch import Fetcher
 from pico_banana.images import Fetched
 from pico_banana.leases import LeasedBudgets, LeaseServer
@@ -19,6 +19,7 @@ from pico_banana.missing import MissingReason
 from pico_banana.pace import Answer, Outcome
 from pico_banana.settings import Settings, build_settings
 from pico_banana.sources import Sources
+from pico_banana.urls import host_of
 from tests import fake_cdn
 from tests.fake_cdn import FakeCDN
 

@@ -7,10 +7,10 @@ import pytest
 
 from pico_banana.connections import GuardedResolver
 from pico_banana.guard import AddressGuard, PrivateAddressError
-from pico_banana.hosts import Host, is_private
 from pico_banana.missing import AskError, MissingReason
 from pico_banana.settings import Settings, build_settings
 from pico_banana.sources import Sources
+from pico_banana.urls import Host, is_private
 
 # ---- what a host is ----------------------------------------------------------------------------
 

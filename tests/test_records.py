@@ -13,17 +13,15 @@ from hypothesis import strategies as st
 from pico_banana.records import (
     MAX_IMAGES,
     MAX_LINE_BYTES,
-    PUBLISHED_BASE,
     BadReason,
     BadRecord,
     Line,
     Record,
     line_at,
     parse_line,
-    photo_of,
-    published_url,
     split_lines,
 )
+from pico_banana.urls import PUBLISHED_BASE, photo_of, published_url
 
 PHOTO = "https://farm5.staticflickr.com/4012/4300123456_0a1b2c3d4e_o.jpg"
 CONFIGS = ("sft", "preference", "multi_turn")

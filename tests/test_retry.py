@@ -24,8 +24,8 @@ from pico_banana.convert.ledger import Ledger, ShardLedger
 from pico_banana.convert.sample_release import SampleRelease, make_sample_release
 from pico_banana.convert.store import Store
 from pico_banana.missing import MissingReason
-from pico_banana.records import PUBLISHED_BASE
 from pico_banana.schema import CONFIGS
+from pico_banana.urls import PUBLISHED_BASE
 from tests import fake_cdn
 from tests.commands import (
     arguments_of,

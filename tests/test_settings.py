@@ -10,15 +10,9 @@ import yaml
 from pydantic import ValidationError
 
 from pico_banana.errors import SettingError, UsageError
-from pico_banana.records import PUBLISHED_BASE
 from pico_banana.schema import CONFIGS, EDIT_CATEGORIES, EDIT_TYPES
-from pico_banana.settings import (
-    METADATA_CSV,
-    Settings,
-    build_settings,
-    config_spec,
-    read_settings_file,
-)
+from pico_banana.settings import Settings, build_settings, config_spec, read_settings_file
+from pico_banana.urls import METADATA_CSV, PUBLISHED_BASE
 
 
 def build(file=None, **arguments):

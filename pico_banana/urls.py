@@ -1,14 +1,49 @@
-"""Tell hosts apart: scheme, name and port of a URL, and which addresses are private."""
+"""Know the published addresses, and take URLs apart: where one is asked, and who answers there."""
 
 from __future__ import annotations
 
+import fnmatch
 import functools
 import ipaddress
 import re
+from collections.abc import Mapping
 from typing import NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
-__all__ = ["Host", "is_private", "origin_of"]
+__all__ = [
+    "BUCKET",
+    "COMMON_PATH",
+    "FLICKR_HOSTS",
+    "METADATA_CSV",
+    "PUBLISHED_BASE",
+    "Asked",
+    "Host",
+    "host_of",
+    "is_private",
+    "join",
+    "mirrored",
+    "origin_of",
+    "photo_of",
+    "published_url",
+    "where_asked",
+]
+
+PUBLISHED_BASE = "https://ml-site.cdn-apple.com/datasets/pico-banana-300k/nb/"
+"""Where the release was published; every `*_url` column starts with it. [release's README]"""
+
+BUCKET = "https://open-images-dataset.s3.amazonaws.com/train/"
+"""Open Images' public bucket, one `<ImageID>.jpg` a photo. [cvdfoundation/open-images-dataset]"""
+
+FLICKR_HOSTS = "*.staticflickr.com"
+"""The hosts that a record's input URL may reach by itself."""
+
+METADATA_CSV = (
+    "https://storage.googleapis.com/openimages/2018_04/train/train-images-boxable-with-rotation.csv"
+)
+"""Open Images' image list: 1,743,042 rows, about 600 MB. [release's README]"""
+
+COMMON_PATH = re.compile(r"images(?:/[A-Za-z0-9_-][A-Za-z0-9_.-]{0,250}){1,16}")
+"""What every published path looks like; it stands in URLs as it is."""
 
 _PORTS = {"http": 80, "https": 443}
 # Nothing that one reader of URLs takes for a part of the name, and another one does not.
@@ -19,10 +54,67 @@ _GAPS = re.compile(r"[\x00-\x20\x7f\\]")
 _PATH = re.compile(r"[/?#]")
 
 
+def photo_of(url: str) -> str:
+    """Return the last path segment of a photo's URL, without the query."""
+    return url.partition("?")[0].partition("#")[0].rpartition("/")[2]
+
+
+def published_url(path: str) -> str:
+    """Return the published address of a path of the release; paths are names, not encoded URLs."""
+    return PUBLISHED_BASE + (path if COMMON_PATH.fullmatch(path) else quote(path))
+
+
+def mirrored(url: str, mirrors: Mapping[str, str]) -> str:
+    """Return where a URL is really asked: the first mirror whose host glob matches, or itself."""
+    return where_asked(url, mirrors).address
+
+
+def join(base: str, path: str) -> str:
+    """Join a release's base with a path below it: quoted for http(s), as it is elsewhere."""
+    return f"{base}/{quote(path) if base.startswith(('http://', 'https://')) else path}"
+
+
+class Asked(NamedTuple):
+    """Where a URL is really asked, and the part of that which the user gave, up to any {host}."""
+
+    address: str
+    own: str
+
+
+def where_asked(url: str, mirrors: Mapping[str, str]) -> Asked:
+    """Return where a URL is really asked: at the first mirror whose host glob matches, or itself.
+
+    A place that is no http(s) URL stays itself.
+    """
+    if not mirrors or not url.startswith(("http://", "https://")):
+        return Asked(url, url)
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    for glob, base in mirrors.items():
+        if fnmatch.fnmatchcase(host, glob.lower()):
+            query = f"?{parts.query}" if parts.query else ""
+            address = base.replace("{host}", host).rstrip("/") + parts.path + query
+            own, is_open, _ = base.partition("{host}")
+            return Asked(address, own[: own.rfind("/") + 1] if is_open else base)
+    return Asked(url, url)
+
+
 def origin_of(url: str) -> tuple[str, str, str]:
     """Return a URL's scheme, "://" and what stands before its path; few differ in a release."""
     scheme, mark, rest = url.partition("://")
     return scheme, mark, _PATH.split(rest, 1)[0]
+
+
+def host_of(url: str) -> str:
+    """Return scheme, name and port of a URL: what a budget is kept for."""
+    return _host_of_origin("".join(origin_of(url)))
+
+
+@functools.lru_cache(1024)
+def _host_of_origin(origin: str) -> str:
+    parts = urlsplit(origin)
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    return f"{parts.scheme}://{(parts.hostname or '').lower()}:{port}"
 
 
 class Host(NamedTuple):
