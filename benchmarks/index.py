@@ -41,7 +41,7 @@ def by_index(folder: Path) -> dict[str, float]:
 
     from pico_banana.convert.coverage import report_index  # noqa: PLC0415
     from pico_banana.convert.options import ConvertSettings  # noqa: PLC0415
-    from pico_banana.convert.progress import Shown  # noqa: PLC0415
+    from pico_banana.convert.screen import Shown  # noqa: PLC0415
     from pico_banana.settings import build_settings  # noqa: PLC0415
 
     given = {"cdn": str(folder), "open_images_metadata": str(folder / "list.csv")}

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from filelock import FileLock
+
+from pico_banana.errors import WriteError
 from pico_banana.schema import CONFIGS
 
 from .card_body import card_body, pushed_body
@@ -28,8 +31,23 @@ _FACTS: dict[str, Any] = {
 
 
 def write_card(store: Store, reports: Sequence[ConfigReport]) -> None:
-    """Write the card of an output. Equal plans and ledgers give equal bytes."""
-    store.write(CARD_NAME, card_of(reports, "PATH_OR_REPO"))
+    """Write the card of an output; equal plans and ledgers give equal bytes.
+
+    One convert at a time: those of other configs end here too.
+    """
+    card = card_of(reports, "PATH_OR_REPO")
+    if not store.is_local:
+        store.write(CARD_NAME, card)
+        return
+    path = store.path("_ledger/.lock")
+    try:
+        with FileLock(path):
+            store.sweep("")
+            store.write(CARD_NAME, card)
+    except OSError as error:
+        raise WriteError(
+            f"{path} cannot be written: {error}; mend it and run the same command again", path
+        ) from None
 
 
 def card_of(reports: Sequence[ConfigReport], place: str) -> bytes:

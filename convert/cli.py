@@ -166,7 +166,7 @@ def index(
 ) -> None:
     """Make the index of Open Images' image list; tell how many photos of a config it knows."""
     from .coverage import report_index, show_index  # noqa: PLC0415  (--help need not wait for Arrow)
-    from .progress import Shown  # noqa: PLC0415
+    from .screen import Shown  # noqa: PLC0415
 
     # No source is asked here, so none may refuse the settings.
     settings = _settings({**arguments, "input_sources": ["flickr"]}, settings_file)
@@ -197,8 +197,8 @@ def plan(
     """Show what would be converted: records, shards, edit types, bytes, odd and bad records."""
     from .conversion import plan_configs  # noqa: PLC0415  (--help need not wait for Arrow)
     from .estimate import bits_per_s, estimate  # noqa: PLC0415
-    from .progress import Shown  # noqa: PLC0415
     from .report import show_estimate, show_plan  # noqa: PLC0415
+    from .screen import Shown  # noqa: PLC0415
 
     settings = _settings(arguments, settings_file)
     line = None if bandwidth is None else bits_per_s(bandwidth)
@@ -320,9 +320,9 @@ def convert(  # noqa: PLR0913  (a command has the flags that it has)
 
         load()
     from .conversion import convert as carry_out  # noqa: PLC0415
-    from .progress import Shown  # noqa: PLC0415
+    from .options import Slice  # noqa: PLC0415
     from .report import show_outcome, show_publication  # noqa: PLC0415
-    from .slices import Slice  # noqa: PLC0415
+    from .screen import Shown  # noqa: PLC0415
     from .store import Store  # noqa: PLC0415
 
     allowed = MaxMissing.parse(max_missing) if max_missing is not None else None
@@ -354,9 +354,9 @@ def finish(
     settings_file: SettingsFile = None,
 ) -> None:
     """Look whether slices have made all of an output, and write its card."""
-    from .conversion import finish as put_together  # noqa: PLC0415
-    from .progress import Shown  # noqa: PLC0415
+    from .finish import finish as put_together  # noqa: PLC0415
     from .report import show_outcome  # noqa: PLC0415
+    from .screen import Shown  # noqa: PLC0415
 
     store = _store(output, settings_file)
     show_outcome(put_together(store, Shown(err)), store.root, out)
@@ -419,10 +419,10 @@ def publish(
     settings_file: SettingsFile = None,
 ) -> None:
     """Publish an output to the Hub, private by default; continues what is there."""
-    from .progress import Shown  # noqa: PLC0415
     from .publish import publish as publish_output  # noqa: PLC0415
     from .publish import publish_card  # noqa: PLC0415
     from .report import show_publication  # noqa: PLC0415
+    from .screen import Shown  # noqa: PLC0415
 
     if len(places) != (1 if card_only else 2):
         must = "must be REPO alone with --card-only" if card_only else "must be two, OUT and REPO"

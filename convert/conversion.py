@@ -13,8 +13,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock
-
 from pico_banana.cache import cache_folder
 from pico_banana.errors import OutputError, TooManyMissingError, UsageError, WorkError, WriteError
 from pico_banana.open_images import Index, open_index
@@ -23,50 +21,33 @@ from pico_banana.release import Release
 from pico_banana.schema import CONFIGS
 from pico_banana.tars import Tars, check_open_images
 
+from .base import Runner
 from .card import CARD_NAME, write_card
 from .disk import DiskBudget
+from .interpreter import without_collection, without_pandas
 from .ledger import Ledger, ShardLedger
+from .local import LocalRunner
+from .lock import locked
 from .options import ConvertSettings, RunOptions
-from .plan import Plan, differences, without_collection, without_pandas
+from .outcome import Outcome
+from .plan import Plan, differences
 from .planner import make_plan
 from .processes import worker_context
-from .progress import Shown
-from .reports import ConfigReport, read_reports
+from .reports import read_reports
 from .retry import Retry, retries_of, told
-from .runners import LocalRunner, Runner, ThreadRunner
 from .runs import RUNS_FOLDER, recorded
-from .slices import check_whole, locked
+from .screen import Shown
 from .store import Store
 from .tasks import ShardTask
+from .threads import ThreadRunner
 
 if TYPE_CHECKING:
     from .publication import Publication
 
-__all__ = ["Outcome", "convert", "finish", "plan_configs"]
+__all__ = ["convert", "plan_configs"]
 
 _WORKERS = 2
 _SPARE_BYTES = 256 * 1024 * 1024
-
-
-@dataclass
-class Outcome:
-    """What a conversion came to.
-
-    Attributes:
-        reports: every finished config of the output.
-        made: shards made in this run.
-        kept: shards that were finished before.
-        missing: examples with a missing image, of the configs converted, kept shards too.
-        is_within: whether that is within `--max-missing`.
-        publication: what a repository holds of it, None where nothing is published.
-    """
-
-    reports: list[ConfigReport] = field(default_factory=list)
-    made: int = 0
-    kept: int = 0
-    missing: int = 0
-    is_within: bool = True
-    publication: Publication | None = None
 
 
 @without_pandas()
@@ -143,11 +124,25 @@ def convert(
             for note in prepare_tars(Tars(settings), settings, photos, shown.bytes_bar):
                 shown.say(note)
         conversion.begin(begun)
-        shown.plans([one.plan for one in begun], kept=sum(len(one.finished) for one in begun))
+        _say_plans(begun, shown)
         if options.retry:
             retries = [retry for one in begun for retry in one.retries.values()]
             shown.say(told(retries, options.retry))
         return conversion.run(begun)
+
+
+def _say_plans(begun: Sequence[_Begun], shown: Shown) -> None:
+    """Show in a line a config what will be done."""
+    for plan in [one.plan for one in begun]:
+        shown.say(
+            f"{plan.config}: records {plan.records:,}, files {len(plan.shards):,}, about "
+            f"{plan.estimated_bytes / 1e9:,.1f} GB; {len(plan.bad):,} bad, "
+            f"{len(plan.filtered):,} filtered, {len(plan.left_out):,} left out"
+        )
+        for name, count in plan.unmatched.items():
+            shown.say(f"{plan.config}: {count:,} of {name} match none of the records looked at")
+    if kept := sum(len(one.finished) for one in begun):
+        shown.say(f"finished already, and left as they are: {kept:,} shards")
 
 
 @dataclass
@@ -322,7 +317,7 @@ class _Conversion:
         elif unfinished:
             self.shown.say(f"no card: {len(unfinished):,} shards of other configs are not finished")
         else:
-            _write_card(self.store, reports)
+            write_card(self.store, reports)
         is_within = allowed.allows(missing, planned) if allowed else not missing
         complete = [] if self.options.slice else reports
         return Outcome(complete, len(made), len(kept), missing, is_within, self.publication)
@@ -403,22 +398,6 @@ class _Conversion:
         return made
 
 
-def _write_card(store: Store, reports: Sequence[ConfigReport]) -> None:
-    """Write the card, one convert at a time: those of other configs end here too."""
-    if not store.is_local:
-        write_card(store, reports)
-        return
-    path = store.path("_ledger/.lock")
-    try:
-        with FileLock(path):
-            store.sweep("")
-            write_card(store, reports)
-    except OSError as error:
-        raise WriteError(
-            f"{path} cannot be written: {error}; mend it and run the same command again", path
-        ) from None
-
-
 def _publication(options: RunOptions, store: Store, shown: Shown) -> Publication | None:
     if options.publish is None:
         return None
@@ -447,24 +426,6 @@ def _check_output(store: Store, settings: ConvertSettings) -> None:
             "give another --output, or move it away",
             store.root,
         )
-
-
-def finish(store: Store, shown: Shown) -> Outcome:
-    """Look whether slices have made all of an output, then write its card.
-
-    Raises:
-        OutputError: it is no output, or somebody is writing to it.
-        WorkError: shards are not finished, or are not what their ledgers say.
-    """
-    store.check_writable()
-    with contextlib.ExitStack() as locks:
-        for config in CONFIGS:
-            if Ledger(store, config).has_plan():
-                locks.enter_context(locked(store, config))
-        reports = check_whole(store, shown)
-        _write_card(store, reports)
-    missing = sum(len(ledger.missing) for report in reports for ledger in report.ledgers)
-    return Outcome(reports, 0, sum(len(report.ledgers) for report in reports), missing)
 
 
 def _sha256(path: str) -> str:

@@ -27,7 +27,7 @@ from pico_banana.remote import RemoteFile
 from pico_banana.settings import Settings
 from pico_banana.urls import photo_of
 
-from .progress import Shown
+from .screen import Shown
 from .text import printable
 
 __all__ = ["Coverage", "IndexReport", "report_index", "show_index"]

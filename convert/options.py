@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 from pydantic import ByteSize, Field, TypeAdapter, ValidationError
 
 from pico_banana.errors import SettingError
 from pico_banana.schema import SCHEMA_VERSION
-from pico_banana.settings import Settings
-
-if TYPE_CHECKING:
-    from .slices import Slice
+from pico_banana.settings import HostBudget, Settings
+from pico_banana.urls import FLICKR_HOSTS
 
 __all__ = [
     "ConvertSettings",
@@ -22,6 +21,7 @@ __all__ = [
     "RetryScope",
     "RunOptions",
     "RunnerKind",
+    "Slice",
 ]
 
 ROW_GROUP_BYTES = 64 * 1024 * 1024
@@ -36,6 +36,8 @@ _LINKED_PER_SHARD = 50_000
 
 DISK_BUDGET_BYTES = 10 * 10**9
 """Most Parquet bytes on disk at once while publishing, where nothing else is said."""
+
+_SLICE = re.compile(r"([0-9]{1,6})/([0-9]{1,6})")
 
 RetryScope = Literal["transient", "all"]
 """Which missing images are tried again: those of transient reasons, or all."""
@@ -194,6 +196,68 @@ class PublishOptions:
     def budget_bytes(self) -> int | None:
         """Most Parquet bytes in the output at once, None where they stay."""
         return None if self.keeps_local else self.disk_budget_bytes or DISK_BUDGET_BYTES
+
+
+@dataclass(frozen=True)
+class Slice:
+    """One of several runs that share a conversion.
+
+    Attributes:
+        index: which one, from 0.
+        count: how many there are.
+        at_once: how many run at the same time, and share the budgets of hosts.
+    """
+
+    index: int
+    count: int
+    at_once: int
+
+    @classmethod
+    def parse(cls, text: str, at_once: int | None = None) -> Slice:
+        """Return what "2/8" means: the third of eight; `SettingError` for anything else."""
+        found = _SLICE.fullmatch(text)
+        index, count = map(int, found.groups()) if found else (0, 0)
+        if not index < count:
+            raise SettingError(
+                "slice", text, "must be i/n, i from 0 up to n-1, like 0/8 for the first of eight"
+            )
+        if at_once is not None and not 1 <= at_once <= count:
+            raise SettingError(
+                "slices_at_once", at_once, f"must be from 1 up to the number of slices, {count}"
+            )
+        return cls(index, count, at_once or count)
+
+    def __str__(self) -> str:
+        """As it is written on the command line."""
+        return f"{self.index}/{self.count}"
+
+    def names(self, shards: Sequence[str]) -> set[str]:
+        """Return which of a config's shards are this slice's."""
+        return set(shards[self.index :: self.count])
+
+    def settings(self, settings: ConvertSettings) -> ConvertSettings:
+        """Return the settings with this slice's share of every host's budget."""
+        # A host that none names has a budget too.
+        hosts = {**settings.fetch.hosts, "*": settings.fetch.hosts.get("*", HostBudget())}
+        shared = {glob: self._share(budget) for glob, budget in hosts.items()}
+        fetch = settings.fetch.model_copy(update={"hosts": shared})
+        return settings.model_copy(update={"fetch": fetch})
+
+    def _share(self, budget: HostBudget) -> HostBudget:
+        rate = budget.requests_per_second
+        return HostBudget(
+            connections=max(1, budget.connections // self.at_once),
+            requests_per_second=None if rate is None else rate / self.at_once,
+        )
+
+    def overrun(self, settings: ConvertSettings) -> list[str]:
+        """Return the globs of hosts that have fewer connections than slices run at once."""
+        asks_flickr = "flickr" in settings.sources
+        return [
+            glob
+            for glob, budget in settings.fetch.hosts.items()
+            if budget.connections < self.at_once and (asks_flickr or glob != FLICKR_HOSTS)
+        ]
 
 
 @dataclass(frozen=True)

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import gc
-import sys
 from array import array
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from importlib.abc import MetaPathFinder
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -28,8 +24,6 @@ __all__ = [
     "Plan",
     "PlannedShard",
     "differences",
-    "without_collection",
-    "without_pandas",
 ]
 
 Part = tuple[Line, Record, Photo | None]
@@ -170,42 +164,6 @@ class Plan:
             shard.resolved,
             shard.is_usual,
         )
-
-
-@contextlib.contextmanager
-def without_collection() -> Iterator[None]:
-    """Hold Python's collector off: it would look through all that lives, again and again.
-
-    For what makes many objects of which none refers to itself.
-    """
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
-
-
-class _WithoutPandas(MetaPathFinder):
-    def find_spec(self, fullname: str, *_: Any) -> None:
-        """Raise for pandas; leave all else to others."""
-        if fullname == "pandas":
-            raise ModuleNotFoundError(fullname, name=fullname)
-
-
-@contextlib.contextmanager
-def without_pandas() -> Iterator[None]:
-    """Let pandas not be found, where nobody has a use for it.
-
-    Arrow imports it to see whether values are of its types, which takes 0.15 s and 40 MB.
-    """
-    finder = _WithoutPandas()
-    sys.meta_path.insert(0, finder)
-    try:
-        yield
-    finally:
-        sys.meta_path.remove(finder)
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:

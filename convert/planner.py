@@ -25,8 +25,9 @@ from pico_banana.release import Manifest
 from pico_banana.schema import category_of
 from pico_banana.selection import SPLITS, Selection
 
+from .interpreter import without_collection
 from .options import ConvertSettings
-from .plan import Plan, PlannedShard, without_collection
+from .plan import Plan, PlannedShard
 from .signals import check
 from .tasks import PackedPhotos, ShardDigest, places_of
 

@@ -35,7 +35,7 @@ from .verify import file_faults
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from .runners import Say
+    from .screen import Say
 
 __all__ = ["Publication", "check_file"]
 

@@ -13,9 +13,9 @@ from .card import CARD_NAME, card_of_pushed
 from .hub import Repository, repository_id
 from .ledger import Ledger
 from .options import PublishOptions
-from .progress import Shown
 from .publication import Publication, check_file
 from .reports import ConfigReport, read_reports
+from .screen import Shown
 from .store import Store
 
 __all__ = ["publish", "publish_card"]

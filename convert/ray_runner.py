@@ -28,7 +28,7 @@ from pico_banana.traffic import Traffic
 
 from .ledger import Ledger, ShardLedger
 from .options import ConvertSettings
-from .runners import Counts, Say
+from .screen import Counts, Say
 from .shards import ShardWriter
 from .signals import ENDING, check
 from .store import Store

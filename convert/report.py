@@ -14,9 +14,9 @@ from rich.table import Table
 from pico_banana.missing import MissingReason
 from pico_banana.schema import category_of
 
-from .conversion import Outcome
 from .estimate import CPU_S_PER_GB, CPU_S_PER_IMAGE, REQUEST_S, Estimate
 from .options import ConvertSettings
+from .outcome import Outcome
 from .plan import Plan
 from .runs import read_traffic, shown_host, traffic_tables
 from .store import Store

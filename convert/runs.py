@@ -24,7 +24,7 @@ from pico_banana import __version__
 from pico_banana.errors import OutputError, PicoBananaError, WriteError
 from pico_banana.traffic import HostTraffic, Traffic
 
-from .progress import Shown
+from .screen import Shown
 from .store import Store, dump_json
 from .text import printable
 

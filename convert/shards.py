@@ -26,11 +26,12 @@ from pico_banana.records import Line, Record, parse_line
 from pico_banana.sources import ImageRef, Sources
 
 from .disk import DiskBudget
+from .interpreter import without_collection
 from .ledger import Ledger, MissingEntry, ShardLedger, stretches
+from .old_shard import OldShard
 from .options import ConvertSettings
 from .parquet import LinkedFile, ParquetFile
-from .plan import Part, without_collection
-from .retry import OldShard
+from .plan import Part
 from .store import HashingFile, Store
 from .tasks import ShardTask
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 from rich.console import Console
 from rich.markup import escape
@@ -24,13 +24,25 @@ from pico_banana.cache import Fetching
 
 from .text import printable
 
-if TYPE_CHECKING:  # `index` needs neither, nor the second that they take
-    from .plan import Plan
-    from .runners import Counts
-
-__all__ = ["Shown"]
+__all__ = ["Counts", "Say", "Shown"]
 
 _LINE_EVERY_S = 10.0
+
+
+Say = Callable[[str], None]
+"""Tells a person a line."""
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What the workers have done so far in this run."""
+
+    rows: int = 0
+    examples_missing: int = 0
+    records: int = 0
+    images: int = 0
+    size_bytes: int = 0
+    images_missing: int = 0
 
 
 class Shown:
@@ -42,19 +54,6 @@ class Shown:
     def say(self, text: str) -> None:
         """Show a line; foreign text in it is no markup."""
         self._console.print(escape(printable(text)), highlight=False, soft_wrap=True)
-
-    def plans(self, plans: Sequence[Plan], *, kept: int) -> None:
-        """Show in a line a config what will be done."""
-        for plan in plans:
-            self.say(
-                f"{plan.config}: records {plan.records:,}, files {len(plan.shards):,}, about "
-                f"{plan.estimated_bytes / 1e9:,.1f} GB; {len(plan.bad):,} bad, "
-                f"{len(plan.filtered):,} filtered, {len(plan.left_out):,} left out"
-            )
-            for name, count in plan.unmatched.items():
-                self.say(f"{plan.config}: {count:,} of {name} match none of the records looked at")
-        if kept:
-            self.say(f"finished already, and left as they are: {kept:,} shards")
 
     @contextlib.contextmanager
     def bytes_bar(self, what: str) -> Iterator[Fetching]:

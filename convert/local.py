@@ -1,4 +1,4 @@
-"""Carry a plan's tasks out in worker processes, and hand their reports back as they come."""
+"""Carry a plan's tasks out in worker processes of this machine, and hand their reports back."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from concurrent import futures
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from pico_banana.errors import WorkError
 from pico_banana.leases import LeaseServer
 from pico_banana.traffic import Traffic
 
+from .base import TICK_S
 from .disk import DiskBudget
+from .interpreter import without_pandas
 from .ledger import ShardLedger
 from .options import ConvertSettings
-from .plan import without_pandas
 from .processes import deaf_to_sigint, worker_context
+from .screen import Counts, Say
 from .shards import ShardWriter
 from .signals import SignalError, catch, check, die_of, held, let_go
 from .store import Store
@@ -36,56 +36,12 @@ from .tasks import ShardTask
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["Counts", "LocalRunner", "Runner", "Say", "ThreadRunner"]
+__all__ = ["LocalRunner"]
 
-_TICK_S = 0.25
 _TASKS_AHEAD = 2  # the one that is carried out, and the next, whose images are fetched meanwhile
 _PATIENCE_S = 4
 _LEAVE_S = 3  # for all workers together to drop what is half written: a run ends within 5 seconds
 _FIELDS = ("rows", "examples_missing", "records", "images", "size_bytes", "images_missing")
-
-
-Say = Callable[[str], None]
-"""Tells a person a line."""
-
-
-@dataclass(frozen=True)
-class Counts:
-    """What the workers have done so far in this run."""
-
-    rows: int = 0
-    examples_missing: int = 0
-    records: int = 0
-    images: int = 0
-    size_bytes: int = 0
-    images_missing: int = 0
-
-
-class Runner(Protocol):
-    """What carries a plan's tasks out: a context manager.
-
-    Attributes:
-        workers: how many tasks are carried out at once.
-    """
-
-    workers: int
-
-    def __enter__(self) -> Self:
-        """Begin."""
-
-    def __exit__(self, *_: object) -> None:
-        """End what is under way; it leaves no file under its final name."""
-
-    @property
-    def traffic(self) -> Traffic:
-        """What the hosts were asked; complete once the runner has ended."""
-
-    @property
-    def counts(self) -> Counts:
-        """What has been done so far."""
-
-    def run(self, tasks: Iterator[ShardTask]) -> Iterator[ShardLedger | None]:
-        """Yield the ledger of each finished shard as it comes, and None every now and then."""
 
 
 @dataclass
@@ -93,90 +49,6 @@ class _Worker:
     process: BaseProcess
     connection: Connection
     tasks: int = 0
-
-
-class ThreadRunner:
-    """Runs tasks that fetch nothing in threads of this process.
-
-    Their work is Arrow's, which lets other threads run; processes would take as long to start and
-    to be handed their tasks as to carry them out. A context manager.
-
-    Args:
-        settings: as planned.
-        store: the output.
-        workers: how many threads.
-        say: told what a person should know.
-        disk: bounds the Parquet bytes in the output; None where nothing does.
-    """
-
-    def __init__(
-        self,
-        settings: ConvertSettings,
-        store: Store,
-        workers: int,
-        say: Say,
-        disk: DiskBudget | None = None,
-    ) -> None:
-        self._writer = ShardWriter(settings, store, None, self._seen, say, disk)
-        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="pico-banana-shards")
-        self.workers = workers
-        self._most = workers + 1  # one waits
-        self._counts = Counts()
-        self._lock, self._is_left = threading.Lock(), threading.Event()
-
-    def __enter__(self) -> Self:
-        """Return itself."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """End the threads; what they have not finished leaves no file under its final name."""
-        self._is_left.set()
-        self._pool.shutdown(cancel_futures=True)
-
-    @property
-    def traffic(self) -> Traffic:
-        """What the hosts were asked: nothing."""
-        return Traffic()
-
-    @property
-    def counts(self) -> Counts:
-        """What has been done so far."""
-        return self._counts
-
-    def _seen(self, rows: int, examples_missing: int, records: int) -> None:
-        if self._is_left.is_set():
-            raise WorkError("the run ends")
-        with self._lock:
-            before = self._counts
-            self._counts = Counts(
-                rows=before.rows + rows,
-                examples_missing=before.examples_missing + examples_missing,
-                records=before.records + records,
-            )
-
-    def run(self, tasks: Iterator[ShardTask]) -> Iterator[ShardLedger | None]:
-        """Yield the ledger of each finished shard as it comes, and None every now and then.
-
-        Raises:
-            PicoBananaError: what a thread raised.
-        """
-
-        def carry_out(task: ShardTask) -> ShardLedger:
-            (ledger,) = self._writer.carry_out([task])
-            return ledger
-
-        waiting, begun = True, set[Future[ShardLedger]]()
-        while waiting or begun:
-            check()
-            while waiting and len(begun) < self._most:
-                task = next(tasks, None)
-                waiting = task is not None
-                if task is not None:
-                    begun.add(self._pool.submit(carry_out, task))
-            done, begun = futures.wait(begun, _TICK_S, futures.FIRST_COMPLETED)
-            yield from (one.result() for one in done)
-            if not done:
-                yield None
 
 
 class LocalRunner:
@@ -260,7 +132,7 @@ class LocalRunner:
                     with contextlib.suppress(BrokenPipeError):  # noticed when its report is due
                         worker.connection.send(task)
             busy = [worker for worker in self._workers if worker.tasks]
-            ready = wait([worker.connection for worker in busy], _TICK_S)
+            ready = wait([worker.connection for worker in busy], TICK_S)
             for worker in busy:
                 if worker.connection in ready:
                     yield self._receive(worker)

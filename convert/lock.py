@@ -1,0 +1,64 @@
+"""Let one convert at a time write a config of a local output, and slices apart."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+
+from filelock import FileLock, Timeout
+
+from pico_banana.errors import OutputError
+
+from .ledger import Ledger
+from .options import Slice
+from .store import Store
+
+__all__ = ["locked"]
+
+_LOOK_S = 10
+
+
+@contextlib.contextmanager
+def locked(store: Store, config: str, part: Slice | None = None) -> Iterator[None]:
+    """Hold the lock of one config in a local output, and sweep what killed runs left there.
+
+    Slices have a lock each, and leave the sweeping to those who write alone.
+    """
+    ledger = Ledger(store, config)
+    if not store.is_local:
+        yield
+        return
+    folder = store.path(ledger.folder)
+    whole = os.path.join(folder, ".lock")
+    own = whole if part is None else f"{whole}-{part.index}-of-{part.count}"
+    with contextlib.ExitStack() as held:
+        try:
+            os.makedirs(folder, exist_ok=True)
+            held.enter_context(FileLock(own, timeout=0))
+            if part is not None:
+                # Held for a moment only: other slices look too.
+                with FileLock(whole, timeout=_LOOK_S):
+                    pass
+            else:
+                for name in os.listdir(folder):
+                    if name.startswith(".lock-"):
+                        with FileLock(os.path.join(folder, name), timeout=0):
+                            os.unlink(os.path.join(folder, name))
+        except Timeout:
+            raise OutputError(
+                f"another pico-banana convert of {config} is writing to {store.root}; wait for "
+                "it, or give another --output",
+                store.root,
+            ) from None
+        except OSError as error:
+            raise OutputError(f"the output {store.root} cannot be written: {error}", own) from None
+        # Not the output's root, where another config's convert may be writing the card.
+        folders = (config, ledger.folder) if part is None else ()
+        try:
+            for one in folders:
+                store.sweep(one)
+            yield
+        finally:
+            for one in folders:
+                store.sweep(one)
