@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Protocol
 
-from pico_banana.traffic import Traffic
+from pico_banana.hosts.traffic import Traffic
 
 from .ledger import ShardLedger
 from .screen import Counts

@@ -18,8 +18,8 @@ from multiprocessing.process import BaseProcess
 from typing import TYPE_CHECKING, Any
 
 from pico_banana.errors import WorkError
-from pico_banana.leases import LeaseServer
-from pico_banana.traffic import Traffic
+from pico_banana.hosts.leases import LeaseServer
+from pico_banana.hosts.traffic import Traffic
 
 from .base import TICK_S
 from .disk import DiskBudget

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from multiprocessing import resource_tracker, util
 from multiprocessing.context import BaseContext
 
-from pico_banana.scratch import make_scratch
+from pico_banana.hosts.scratch import make_scratch
 
 __all__ = ["deaf_to_sigint", "load", "sweep", "worker_context"]
 

@@ -22,9 +22,9 @@ from typing import TYPE_CHECKING, Any
 
 from pico_banana.errors import PicoBananaError, ReleaseError, SettingError, UsageError, WorkError
 from pico_banana.fetch import Fetcher
-from pico_banana.leases import LeaseServer
+from pico_banana.hosts.leases import LeaseServer
+from pico_banana.hosts.traffic import Traffic
 from pico_banana.tars import check_open_images
-from pico_banana.traffic import Traffic
 
 from .ledger import Ledger, ShardLedger
 from .options import ConvertSettings

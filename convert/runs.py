@@ -22,7 +22,7 @@ from rich.table import Table
 
 from pico_banana import __version__
 from pico_banana.errors import OutputError, PicoBananaError, WriteError
-from pico_banana.traffic import HostTraffic, Traffic
+from pico_banana.hosts.traffic import HostTraffic, Traffic
 
 from .screen import Shown
 from .store import Store, dump_json

@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from pico_banana.errors import WorkError
-from pico_banana.traffic import Traffic
+from pico_banana.hosts.traffic import Traffic
 
 from .base import TICK_S
 from .disk import DiskBudget

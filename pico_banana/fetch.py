@@ -18,11 +18,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pico_banana.budgets import FILES, NOWHERE, Budgets, HostBudgets
 from pico_banana.errors import WorkError
-from pico_banana.guard import AddressGuard
+from pico_banana.hosts.budgets import FILES, NOWHERE, Budgets, HostBudgets
+from pico_banana.hosts.guard import AddressGuard
+from pico_banana.hosts.leases import LeasedBudgets
 from pico_banana.images import Fetched, FlawError, ImageFacts, inspect
-from pico_banana.leases import LeasedBudgets
 from pico_banana.missing import AskError, GivenUpError, Missing, MissingReason
 from pico_banana.room import Room, Ticket
 from pico_banana.settings import FetchPolicy, Settings

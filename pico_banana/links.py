@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pico_banana.columns import below
-from pico_banana.guard import AddressGuard
+from pico_banana.hosts.guard import AddressGuard
 from pico_banana.missing import AskError
 from pico_banana.open_images import IMAGE_ID
 from pico_banana.settings import Settings

@@ -22,7 +22,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from pico_banana.cache import Fetching, cache_errors, cache_folder, kept, local_name
 from pico_banana.errors import ReleaseError, bare_text, bare_url
-from pico_banana.guard import AddressGuard
+from pico_banana.hosts.guard import AddressGuard
 from pico_banana.missing import AskError
 from pico_banana.urls import Host
 
@@ -125,7 +125,7 @@ if not hasattr(fsspec.asyn, "reset_after_fork") and hasattr(os, "register_at_for
 @functools.cache
 def _client_of(host: Host) -> Callable[..., Any]:
     """What makes a client that asks this host, and what it leads to on the public internet."""
-    from pico_banana.connections import client  # noqa: PLC0415  (see above)
+    from pico_banana.hosts.connections import client  # noqa: PLC0415  (see above)
 
     return functools.partial(client, AddressGuard(("*",), (host,)))
 

@@ -18,13 +18,13 @@ import aiohttp
 from yarl import URL
 
 from pico_banana import __version__
-from pico_banana.budgets import Budgets
-from pico_banana.connections import GuardedResolver
 from pico_banana.errors import ReleaseError, WorkError, bare_text, bare_url
 from pico_banana.files import find_file
-from pico_banana.guard import AddressGuard, PrivateAddressError
+from pico_banana.hosts.budgets import Budgets
+from pico_banana.hosts.connections import GuardedResolver
+from pico_banana.hosts.guard import AddressGuard, PrivateAddressError
+from pico_banana.hosts.pace import Answer, Lease, Outcome
 from pico_banana.missing import AskError, MissingReason
-from pico_banana.pace import Answer, Lease, Outcome
 from pico_banana.packed import DamageError
 from pico_banana.settings import Settings
 from pico_banana.sources import Place

@@ -11,12 +11,12 @@ import time
 
 import pytest
 
-from pico_banana.budgets import HostBudgets
 from pico_banana.fetch import Fetcher
+from pico_banana.hosts.budgets import HostBudgets
+from pico_banana.hosts.leases import LeasedBudgets, LeaseServer
+from pico_banana.hosts.pace import Answer, Outcome
 from pico_banana.images import Fetched
-from pico_banana.leases import LeasedBudgets, LeaseServer
 from pico_banana.missing import MissingReason
-from pico_banana.pace import Answer, Outcome
 from pico_banana.settings import Settings, build_settings
 from pico_banana.sources import Sources
 from pico_banana.urls import host_of

@@ -22,7 +22,7 @@ import pytest
 from PIL import Image
 
 from pico_banana.fetch import Fetcher
-from pico_banana.guard import AddressGuard
+from pico_banana.hosts.guard import AddressGuard
 from pico_banana.images import Fetched
 from pico_banana.missing import AskError, Missing, MissingReason
 from pico_banana.open_images import Photo

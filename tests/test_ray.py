@@ -24,7 +24,7 @@ from pico_banana.convert.ray_runner import _carry_out, _Shared
 from pico_banana.convert.sample_release import SampleRelease, make_sample_release
 from pico_banana.convert.store import Store
 from pico_banana.errors import WorkError
-from pico_banana.leases import LeaseServer
+from pico_banana.hosts.leases import LeaseServer
 from pico_banana.settings import Settings, build_settings
 from tests.commands import (
     QUICK_FETCH,

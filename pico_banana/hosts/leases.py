@@ -22,12 +22,12 @@ from urllib.parse import urlsplit
 
 import orjson
 
-from pico_banana.budgets import Fate, HostBudgets
+from pico_banana.hosts.budgets import Fate, HostBudgets
+from pico_banana.hosts.pace import Answer, Lease, Outcome
+from pico_banana.hosts.scratch import make_scratch
+from pico_banana.hosts.traffic import Traffic
 from pico_banana.missing import GivenUpError, MissingReason
-from pico_banana.pace import Answer, Lease, Outcome
-from pico_banana.scratch import make_scratch
 from pico_banana.settings import FetchPolicy
-from pico_banana.traffic import Traffic
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from typing import Literal, Protocol
 from urllib.parse import urlsplit
 
+from pico_banana.hosts.pace import Answer, Lease, Outcome, Pace
+from pico_banana.hosts.traffic import Traffic
 from pico_banana.missing import MissingReason
-from pico_banana.pace import Answer, Lease, Outcome, Pace
 from pico_banana.settings import FetchPolicy
-from pico_banana.traffic import Traffic
 
 __all__ = ["FILES", "NOWHERE", "Budgets", "Fate", "HostBudgets"]
 

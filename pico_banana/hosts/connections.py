@@ -8,7 +8,7 @@ from typing import Any
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 
-from pico_banana.guard import AddressGuard, PrivateAddressError
+from pico_banana.hosts.guard import AddressGuard, PrivateAddressError
 
 __all__ = ["GuardedConnector", "GuardedResolver", "client"]
 
