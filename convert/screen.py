@@ -20,7 +20,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from pico_banana.cache import Fetching
+from pico_banana.storage.cache import Fetching
 
 from .text import printable
 

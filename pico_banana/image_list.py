@@ -27,8 +27,8 @@ import pyarrow.compute as pc
 import pyarrow.csv
 
 from pico_banana.arrow import Flags, numbers_of
-from pico_banana.cache import Fetching
 from pico_banana.errors import ReleaseError
+from pico_banana.storage.cache import Fetching
 from pico_banana.urls import photo_of
 
 __all__ = [

@@ -20,7 +20,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pico_banana.arrow import Flags, flags_of, numbers_of, strings_of
-from pico_banana.cache import Fetching, cache_folder, kept, local_name
 from pico_banana.errors import ReleaseError
 from pico_banana.image_list import (
     INDEX_VERSION,
@@ -31,7 +30,8 @@ from pico_banana.image_list import (
     write_batches,
     write_index,
 )
-from pico_banana.remote import RemoteFile
+from pico_banana.storage.cache import Fetching, cache_folder, kept, local_name
+from pico_banana.storage.remote import RemoteFile
 from pico_banana.urls import photo_of
 
 __all__ = [

@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
-from pico_banana.cache import Fetching
 from pico_banana.columns import columns_of
 from pico_banana.errors import MissingImageError
 from pico_banana.examples import Example, image_refs, linked, make_example
@@ -26,11 +25,12 @@ from pico_banana.open_images import Index, Photo, index_path, mapped_index, phot
 from pico_banana.prepare import prepare_tars
 from pico_banana.records import BadRecord, Record
 from pico_banana.release import Release, state_of
-from pico_banana.remote import RemoteFile
 from pico_banana.schema import category_of
 from pico_banana.selection import Selection
 from pico_banana.settings import Settings
 from pico_banana.sources import ImageRef, Sources
+from pico_banana.storage.cache import Fetching
+from pico_banana.storage.remote import RemoteFile
 from pico_banana.tars import Tars, check_open_images
 
 __all__ = ["RANGES", "Counted", "Range", "Reader"]
@@ -48,7 +48,7 @@ _log = logging.getLogger("pico_banana")
 
 
 Progress = Callable[[str], AbstractContextManager[Fetching]]
-"""Shows how a file that is fetched once comes along; see `pico_banana.cache.Fetching`."""
+"""Shows how a file that is fetched once comes along; see `pico_banana.storage.cache.Fetching`."""
 
 
 class Range(NamedTuple):

@@ -12,8 +12,8 @@ from urllib.parse import unquote
 
 from pico_banana.errors import ReleaseError, bare_url
 from pico_banana.records import BadRecord, Record, parse_line, split_lines
-from pico_banana.remote import RemoteFile
 from pico_banana.settings import Settings, build_settings
+from pico_banana.storage.remote import RemoteFile
 from pico_banana.urls import PUBLISHED_BASE, join, mirrored
 
 __all__ = ["Manifest", "Release", "state_of"]

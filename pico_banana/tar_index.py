@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pico_banana.cache import Fetching, cache_folder, local_name, made_once
 from pico_banana.errors import ReleaseError
 from pico_banana.packed import DamageError, ReadableAt, SeekPoints, Unpacking, is_packed, salvaged
+from pico_banana.storage.cache import Fetching, cache_folder, local_name, made_once
 
 __all__ = ["Progress", "index_path", "mapped", "stamp_of"]
 
@@ -35,7 +35,7 @@ _ODD_HEADERS = (ValueError, OverflowError, EOFError)
 """What `tarfile` raises besides its own errors, of headers that are none."""
 
 Progress = Callable[[str], AbstractContextManager[Fetching]]
-"""Shows how what it is named comes along; see `pico_banana.cache.Fetching`."""
+"""Shows how what it is named comes along; see `pico_banana.storage.cache.Fetching`."""
 
 
 def stamp_of(path: str) -> list[int]:

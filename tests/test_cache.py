@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from pico_banana.errors import ReleaseError
-from pico_banana.remote import RemoteFile
+from pico_banana.storage.remote import RemoteFile
 from tests.fake_cdn import (
     Answer,
     FakeCDN,
@@ -128,7 +128,7 @@ def test_a_reset_loses_little(cdn):
 
 
 def test_a_server_that_falls_silent(cdn, monkeypatch):
-    monkeypatch.setattr("pico_banana.remote._SILENCE_S", 0.2)
+    monkeypatch.setattr("pico_banana.storage.remote._SILENCE_S", 0.2)
     cdn.fail("*", HEAD, stall(CUT), stall(0), stall(-1))
     assert keep(cdn) == version(1)
     assert asked(cdn) == [0, CUT, CUT, CUT]

@@ -20,10 +20,10 @@ import fsspec.asyn
 from filelock import FileLock
 from fsspec.implementations.local import LocalFileSystem
 
-from pico_banana.cache import Fetching, cache_errors, cache_folder, kept, local_name
 from pico_banana.errors import ReleaseError, bare_text, bare_url
 from pico_banana.hosts.guard import AddressGuard
 from pico_banana.missing import AskError
+from pico_banana.storage.cache import Fetching, cache_errors, cache_folder, kept, local_name
 from pico_banana.urls import Host
 
 if TYPE_CHECKING:  # aiohttp takes long to import, and what lies in a folder needs none

@@ -1,0 +1,7 @@
+"""A file wherever it lies, made or fetched once, whole or not at all.
+
+| file | what it knows |
+| --- | --- |
+| `cache` | the folder of files that are made or fetched once |
+| `remote` | a file wherever it lies; fetched once, going on where a fetch broke off |
+"""
