@@ -33,7 +33,7 @@ from datasets.exceptions import DatasetGenerationError
 from pico_banana.errors import PicoBananaError, SettingError, near
 from pico_banana.links import Links
 from pico_banana.reading import Range, Reader
-from pico_banana.release import Release
+from pico_banana.release.files import Release
 from pico_banana.schema import CONFIGS, SCHEMA_VERSION, features
 from pico_banana.settings import Settings, build_settings
 from pico_banana.storage.cache import Fetching

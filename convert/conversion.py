@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from pico_banana.errors import OutputError, TooManyMissingError, UsageError, WorkError, WriteError
 from pico_banana.open_images import Index, open_index
 from pico_banana.prepare import prepare_tars
-from pico_banana.release import Release
+from pico_banana.release.files import Release
 from pico_banana.schema import CONFIGS
 from pico_banana.storage.cache import cache_folder
 from pico_banana.tars import Tars, check_open_images

@@ -17,11 +17,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from pico_banana.columns import parsed, split_blocks
 from pico_banana.errors import OutputError, SettingError, bare_url
 from pico_banana.open_images import Index, Rows, is_image_id, open_index
-from pico_banana.records import BadRecord, parse_line
-from pico_banana.release import Release
+from pico_banana.release.columns import parsed, split_blocks
+from pico_banana.release.files import Release
+from pico_banana.release.records import BadRecord, parse_line
 from pico_banana.settings import Settings
 from pico_banana.storage.cache import replacing
 from pico_banana.storage.remote import RemoteFile

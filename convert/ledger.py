@@ -10,8 +10,8 @@ from typing import Any, cast
 
 import numpy as np
 
-from pico_banana.columns import Numbers
 from pico_banana.errors import OutputError
+from pico_banana.release.columns import Numbers
 
 from .store import Store, dump_json
 

@@ -13,7 +13,7 @@ from pico_banana.errors import OutputError, WorkError
 from pico_banana.examples import image_columns
 from pico_banana.images import Fetched, ImageFacts
 from pico_banana.missing import Missing, MissingReason
-from pico_banana.records import Record
+from pico_banana.release.records import Record
 from pico_banana.schema import columns
 from pico_banana.sources import ImageRef
 

@@ -13,7 +13,7 @@ import numpy as np
 import orjson
 
 from pico_banana.open_images import Index, Photo
-from pico_banana.records import BadRecord, Line, Record
+from pico_banana.release.records import BadRecord, Line, Record
 
 from .ledger import LEDGER_FORMAT, stretches
 from .retry import Retry
@@ -40,7 +40,7 @@ class PlannedShard:
         offsets: where these lines begin in the JSONL file.
         rows: their photos' rows in the index, -1 where a photo is not listed.
         resolved: what the manifest says of the paths that its lines need it for.
-        is_usual: whether all its lines were found to be as usual, see `pico_banana.columns`.
+        is_usual: whether all its lines were found to be as usual, see `pico_banana.release.columns`.
         digest: see `ShardDigest`; hex once the plan is made.
         name: file name without `.parquet`, once the plan is made.
     """

@@ -1,6 +1,6 @@
 """Read a config's lines once and plan what becomes of them; touches no image.
 
-Usual lines are planned by columns, thousands at a time; see `pico_banana.columns`.
+Usual lines are planned by columns, thousands at a time; see `pico_banana.release.columns`.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pico_banana.arrow import numbers_of, strings_of, values_of
-from pico_banana.columns import Block, Numbers, Usual, parsed, split_blocks
 from pico_banana.errors import ReleaseError
 from pico_banana.open_images import Index, Photo, photo_columns
-from pico_banana.records import BadRecord, Line, Record, parse_line
-from pico_banana.release import Manifest
+from pico_banana.release.columns import Block, Numbers, Usual, parsed, split_blocks
+from pico_banana.release.files import Manifest
+from pico_banana.release.records import BadRecord, Line, Record, parse_line
+from pico_banana.release.selection import SPLITS, Selection
 from pico_banana.schema import category_of
-from pico_banana.selection import SPLITS, Selection
 
 from .interpreter import without_collection
 from .options import ConvertSettings

@@ -14,9 +14,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pico_banana.arrow import flags_of, numbers_of, values_of
-from pico_banana.columns import Numbers
 from pico_banana.open_images import Index, Photo, photo_columns, photos_of
-from pico_banana.records import MAX_LINE_BYTES, Line, line_of
+from pico_banana.release.columns import Numbers
+from pico_banana.release.records import MAX_LINE_BYTES, Line, line_of
 
 from .ledger import stretches
 from .options import ConvertSettings
@@ -170,7 +170,7 @@ class ShardTask:
         packed_lines: its records' lines.
         packed_photos: what Open Images says of their inputs.
         resolved: what the manifest says of the paths that the lines need it for.
-        is_usual: whether all lines are as `pico_banana.columns` takes them.
+        is_usual: whether all lines are as `pico_banana.release.columns` takes them.
         retry: what is tried again of a shard that was finished before, None for any other.
     """
 

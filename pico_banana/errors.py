@@ -11,7 +11,7 @@ PicoBananaError
     └── WriteError          the output cannot be written any more    .path
 
 An image that cannot be had is no exception but a typed `pico_banana.fetch.Missing`, and a line
-that is no record is a `pico_banana.records.BadRecord`: both are counted and the work goes on.
+that is no record is a `pico_banana.release.records.BadRecord`: both are counted and the work goes on.
 """
 
 from __future__ import annotations

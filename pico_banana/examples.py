@@ -8,13 +8,13 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pico_banana.columns import below, quoted
 from pico_banana.errors import MissingImageError
 from pico_banana.images import Fetched
 from pico_banana.links import Links
 from pico_banana.missing import Missing
 from pico_banana.open_images import Photo
-from pico_banana.records import Record
+from pico_banana.release.columns import below, quoted
+from pico_banana.release.records import Record
 from pico_banana.schema import ATTRIBUTION_FIELDS, arrow_schema, category_of
 from pico_banana.sources import ImageRef, Sources
 from pico_banana.urls import PUBLISHED_BASE
@@ -171,7 +171,7 @@ def linked(
 
     Args:
         config: sft, preference or multi_turn.
-        records: the records, at least one, as `pico_banana.columns.RECORD_COLUMNS`; their texts
+        records: the records, at least one, as `pico_banana.release.columns.RECORD_COLUMNS`; their texts
             together must have less than 2 GiB.
         photos: what Open Images says of the input of each, as `photo_columns`.
         links: the addresses of images.

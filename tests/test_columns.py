@@ -9,11 +9,17 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pico_banana.columns import columns_of, known_columns, parsed, split_blocks, usual_columns
 from pico_banana.convert.options import ConvertSettings
 from pico_banana.convert.planner import make_plan
-from pico_banana.records import MAX_LINE_BYTES, Record, line_of, parse_line, split_lines
-from pico_banana.release import Release
+from pico_banana.release.columns import (
+    columns_of,
+    known_columns,
+    parsed,
+    split_blocks,
+    usual_columns,
+)
+from pico_banana.release.files import Release
+from pico_banana.release.records import MAX_LINE_BYTES, Record, line_of, parse_line, split_lines
 from pico_banana.schema import CONFIGS
 from pico_banana.settings import build_settings
 from tests.test_properties import MAKE, lines_of

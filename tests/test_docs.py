@@ -15,7 +15,7 @@ from pico_banana.convert.cli import app
 from pico_banana.convert.options import ConvertSettings
 from pico_banana.convert.sample_release import make_sample_release
 from pico_banana.missing import MissingReason
-from pico_banana.records import BadReason, Line, Record, parse_line
+from pico_banana.release.records import BadReason, Line, Record, parse_line
 from pico_banana.schema import CONFIGS, EDIT_CATEGORIES, columns, slug_of
 from pico_banana.settings import Settings, build_settings
 from tests.commands import pico_banana, release_flags

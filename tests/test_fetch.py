@@ -26,7 +26,7 @@ from pico_banana.hosts.guard import AddressGuard
 from pico_banana.images import Fetched
 from pico_banana.missing import AskError, Missing, MissingReason
 from pico_banana.open_images import Photo
-from pico_banana.records import Record
+from pico_banana.release.records import Record
 from pico_banana.settings import Settings, build_settings
 from pico_banana.sources import ImageRef, Place, Sources
 from pico_banana.urls import PUBLISHED_BASE

@@ -27,8 +27,8 @@ from pico_banana.errors import ReleaseError
 from pico_banana.fetch import Fetcher
 from pico_banana.missing import Missing
 from pico_banana.open_images import open_index
-from pico_banana.records import Line, Record, parse_line
-from pico_banana.release import Release
+from pico_banana.release.files import Release
+from pico_banana.release.records import Line, Record, parse_line
 from pico_banana.schema import CONFIGS
 from pico_banana.settings import Settings, build_settings
 from pico_banana.sources import Sources

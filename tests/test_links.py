@@ -20,7 +20,7 @@ import pico_banana_400k
 from pico_banana.convert.options import ConvertSettings
 from pico_banana.convert.sample_release import SampleRelease, make_sample_release
 from pico_banana.errors import SettingError
-from pico_banana.release import Release
+from pico_banana.release.files import Release
 from pico_banana.schema import CONFIGS, arrow_schema, columns, features
 from pico_banana.settings import Settings, build_settings
 from pico_banana.urls import PUBLISHED_BASE

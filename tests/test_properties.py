@@ -20,10 +20,10 @@ from pico_banana.convert.verify import verify
 from pico_banana.errors import SettingError, UsageError
 from pico_banana.open_images import open_index
 from pico_banana.reading import Reader
-from pico_banana.records import BadRecord, Record
-from pico_banana.release import Release
+from pico_banana.release.files import Release
+from pico_banana.release.records import BadRecord, Record
+from pico_banana.release.selection import SPLITS, split_of
 from pico_banana.schema import CONFIGS, EDIT_TYPES
-from pico_banana.selection import SPLITS, split_of
 from pico_banana.settings import Settings, build_settings, read_settings_file
 from tests import test_open_images, test_records
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pico_banana.records import (
+from pico_banana.release.records import (
     MAX_IMAGES,
     MAX_LINE_BYTES,
     BadReason,

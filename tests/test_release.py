@@ -13,8 +13,8 @@ import fsspec
 import pytest
 
 from pico_banana.errors import ReleaseError
-from pico_banana.records import BadReason, BadRecord, Record, split_lines
-from pico_banana.release import Release
+from pico_banana.release.files import Release
+from pico_banana.release.records import BadReason, BadRecord, Record, split_lines
 from pico_banana.settings import Settings, build_settings
 from pico_banana.storage.remote import RemoteFile
 from tests.fake_cdn import Answer, FakeCDN, chunked, cut, reset, status

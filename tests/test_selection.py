@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pico_banana.records import Record
+from pico_banana.release.records import Record
+from pico_banana.release.selection import SPLITS, Selection, split_of
 from pico_banana.schema import EDIT_TYPES, category_of
-from pico_banana.selection import SPLITS, Selection, split_of
 from pico_banana.settings import Settings, build_settings
 
 PHOTO_ID = "00aa11bb22cc33dd"

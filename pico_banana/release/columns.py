@@ -2,7 +2,7 @@
 
 What takes a record at a time takes long with 386,000 of them. Arrow's JSON reader parses thousands
 of lines at once, and what they hold is checked by column. A block in which anything is unusual is
-left to `pico_banana.records`, which knows of every oddity and has the last word on what a line is.
+left to `pico_banana.release.records`, which knows of every oddity and has the last word on what a line is.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from pyarrow import json as pa_json
 
 from pico_banana.arrow import numbers_of, strings_of, values_of
-from pico_banana.records import MAX_IMAGES, MAX_LINE_BYTES, Line, Record, line_of
+from pico_banana.release.records import MAX_IMAGES, MAX_LINE_BYTES, Line, Record, line_of
 from pico_banana.urls import PUBLISHED_BASE, published_url
 
 __all__ = [
@@ -47,7 +47,7 @@ RECORD_COLUMNS = pa.schema(
         "edit_type": _TEXT,
     }
 )
-"""The fields of `pico_banana.records.Record` but `odd` and `line`."""
+"""The fields of `pico_banana.release.records.Record` but `odd` and `line`."""
 
 _BLOCK_BYTES = 4 * 1024 * 1024
 _FEW_LINES = 64
@@ -70,7 +70,7 @@ _WIRE = {
         }
     ),
 }
-# At most as wide as what `pico_banana.records` takes for common.
+# At most as wide as what `pico_banana.release.records` takes for common.
 _USUAL_URL = r"\Ahttps?://[a-z0-9][a-z0-9.-]*/[A-Za-z0-9/_.~-]+\z"
 _USUAL_PATH = r"\Aimages(?:/[A-Za-z0-9_-][A-Za-z0-9_.-]*)+\z"
 _MOST_BYTES, _MOST_SEGMENTS = 250, 16

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pico_banana.records import Record
+from pico_banana.release.records import Record
 from pico_banana.settings import Settings
 
 __all__ = ["SPLITS", "Selection", "split_of"]

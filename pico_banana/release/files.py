@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from pico_banana.errors import ReleaseError, bare_url
-from pico_banana.records import BadRecord, Record, parse_line, split_lines
+from pico_banana.release.records import BadRecord, Record, parse_line, split_lines
 from pico_banana.settings import Settings, build_settings
 from pico_banana.storage.remote import RemoteFile
 from pico_banana.urls import PUBLISHED_BASE, join, mirrored
