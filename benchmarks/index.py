@@ -55,7 +55,7 @@ def look_up(folder: Path) -> dict[str, float]:
     """Look all inputs up in the index that is there; return the memory that takes, in bytes."""
     import psutil  # noqa: PLC0415
 
-    from pico_banana.open_images import open_index  # noqa: PLC0415
+    from pico_banana.open_images.index import open_index  # noqa: PLC0415
 
     with (folder / "jsonl" / "sft.jsonl").open(encoding="utf-8") as file:
         wanted = [*{json.loads(line)["open_image_input_url"]: None for line in file}]

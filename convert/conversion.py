@@ -14,12 +14,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pico_banana.errors import OutputError, TooManyMissingError, UsageError, WorkError, WriteError
-from pico_banana.open_images import Index, open_index
+from pico_banana.open_images.index import Index, open_index
+from pico_banana.open_images.tars import Tars, check_open_images
 from pico_banana.prepare import prepare_tars
 from pico_banana.release.files import Release
 from pico_banana.schema import CONFIGS
 from pico_banana.storage.cache import cache_folder
-from pico_banana.tars import Tars, check_open_images
 
 from .base import Runner
 from .card import CARD_NAME, write_card

@@ -18,7 +18,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from pico_banana.errors import OutputError, SettingError, bare_url
-from pico_banana.open_images import Index, Rows, is_image_id, open_index
+from pico_banana.open_images.index import Index, Rows, is_image_id, open_index
 from pico_banana.release.columns import parsed, split_blocks
 from pico_banana.release.files import Release
 from pico_banana.release.records import BadRecord, parse_line

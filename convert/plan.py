@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import orjson
 
-from pico_banana.open_images import Index, Photo
+from pico_banana.open_images.index import Index, Photo
 from pico_banana.release.records import BadRecord, Line, Record
 
 from .ledger import LEDGER_FORMAT, stretches

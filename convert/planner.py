@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from pico_banana.arrow import numbers_of, strings_of, values_of
 from pico_banana.errors import ReleaseError
-from pico_banana.open_images import Index, Photo, photo_columns
+from pico_banana.open_images.index import Index, Photo, photo_columns
 from pico_banana.release.columns import Block, Numbers, Usual, parsed, split_blocks
 from pico_banana.release.files import Manifest
 from pico_banana.release.records import BadRecord, Line, Record, parse_line

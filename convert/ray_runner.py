@@ -24,7 +24,7 @@ from pico_banana.errors import PicoBananaError, ReleaseError, SettingError, Usag
 from pico_banana.fetch import Fetcher
 from pico_banana.hosts.leases import LeaseServer
 from pico_banana.hosts.traffic import Traffic
-from pico_banana.tars import check_open_images
+from pico_banana.open_images.tars import check_open_images
 
 from .ledger import Ledger, ShardLedger
 from .options import ConvertSettings

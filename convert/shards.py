@@ -20,7 +20,7 @@ from pico_banana.examples import Example, image_refs, linked, make_example
 from pico_banana.images import Fetched
 from pico_banana.links import Links
 from pico_banana.missing import Missing
-from pico_banana.open_images import Photo
+from pico_banana.open_images.index import Photo
 from pico_banana.release.columns import columns_of, known_columns
 from pico_banana.release.records import Line, Record, parse_line
 from pico_banana.sources import ImageRef, Sources

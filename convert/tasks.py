@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pico_banana.arrow import flags_of, numbers_of, values_of
-from pico_banana.open_images import Index, Photo, photo_columns, photos_of
+from pico_banana.open_images.index import Index, Photo, photo_columns, photos_of
 from pico_banana.release.columns import Numbers
 from pico_banana.release.records import MAX_LINE_BYTES, Line, line_of
 

@@ -12,7 +12,7 @@ from pico_banana.errors import MissingImageError
 from pico_banana.images import Fetched
 from pico_banana.links import Links
 from pico_banana.missing import Missing
-from pico_banana.open_images import Photo
+from pico_banana.open_images.index import Photo
 from pico_banana.release.columns import below, quoted
 from pico_banana.release.records import Record
 from pico_banana.schema import ATTRIBUTION_FIELDS, arrow_schema, category_of

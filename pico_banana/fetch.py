@@ -24,10 +24,10 @@ from pico_banana.hosts.guard import AddressGuard
 from pico_banana.hosts.leases import LeasedBudgets
 from pico_banana.images import Fetched, FlawError, ImageFacts, inspect
 from pico_banana.missing import AskError, GivenUpError, Missing, MissingReason
+from pico_banana.open_images.tars import Tars
 from pico_banana.room import Room, Ticket
 from pico_banana.settings import FetchPolicy, Settings
 from pico_banana.sources import ImageRef, Place, Sources
-from pico_banana.tars import Tars
 from pico_banana.transport import Body, NeedRoomError, Transport
 from pico_banana.urls import host_of
 

@@ -20,7 +20,8 @@ from pico_banana.errors import MissingImageError
 from pico_banana.examples import Example, image_refs, linked, make_example
 from pico_banana.fetch import Fetcher
 from pico_banana.links import Links
-from pico_banana.open_images import Index, Photo, index_path, mapped_index, photo_columns
+from pico_banana.open_images.index import Index, Photo, index_path, mapped_index, photo_columns
+from pico_banana.open_images.tars import Tars, check_open_images
 from pico_banana.prepare import prepare_tars
 from pico_banana.release.columns import columns_of
 from pico_banana.release.files import Release, state_of
@@ -31,7 +32,6 @@ from pico_banana.settings import Settings
 from pico_banana.sources import ImageRef, Sources
 from pico_banana.storage.cache import Fetching
 from pico_banana.storage.remote import RemoteFile
-from pico_banana.tars import Tars, check_open_images
 
 __all__ = ["RANGES", "Counted", "Range", "Reader"]
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from pico_banana.missing import MissingReason
-from pico_banana.open_images import Photo, is_image_id
+from pico_banana.open_images.index import Photo, is_image_id
 from pico_banana.release.records import Record
 from pico_banana.settings import Settings
 from pico_banana.urls import (

@@ -25,11 +25,11 @@ from pico_banana.hosts.connections import GuardedResolver
 from pico_banana.hosts.guard import AddressGuard, PrivateAddressError
 from pico_banana.hosts.pace import Answer, Lease, Outcome
 from pico_banana.missing import AskError, MissingReason
-from pico_banana.packed import DamageError
+from pico_banana.open_images.packed import DamageError
+from pico_banana.open_images.tars import Tars
+from pico_banana.open_images.turns import Turns
 from pico_banana.settings import Settings
 from pico_banana.sources import Place
-from pico_banana.tars import Tars
-from pico_banana.turns import Turns
 from pico_banana.urls import host_of
 
 __all__ = ["Body", "NeedRoomError", "Transport"]

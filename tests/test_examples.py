@@ -8,7 +8,7 @@ from pico_banana.errors import MissingImageError
 from pico_banana.examples import image_refs, make_example
 from pico_banana.images import Fetched, ImageFacts
 from pico_banana.missing import Missing, MissingReason
-from pico_banana.open_images import Photo
+from pico_banana.open_images.index import Photo
 from pico_banana.release.records import Line, Record
 from pico_banana.schema import CONFIGS, arrow_schema, columns
 from pico_banana.settings import Settings, build_settings

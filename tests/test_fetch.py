@@ -25,7 +25,7 @@ from pico_banana.fetch import Fetcher
 from pico_banana.hosts.guard import AddressGuard
 from pico_banana.images import Fetched
 from pico_banana.missing import AskError, Missing, MissingReason
-from pico_banana.open_images import Photo
+from pico_banana.open_images.index import Photo
 from pico_banana.release.records import Record
 from pico_banana.settings import Settings, build_settings
 from pico_banana.sources import ImageRef, Place, Sources

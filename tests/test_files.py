@@ -11,7 +11,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from pico_banana.files import find_file
 from pico_banana.missing import AskError, MissingReason
-from pico_banana.open_images import Photo
+from pico_banana.open_images.index import Photo
 from pico_banana.release.records import Record
 from pico_banana.settings import Settings, build_settings
 from pico_banana.sources import Place, Sources

@@ -26,7 +26,7 @@ from pico_banana.convert.sample_release import SampleRelease, make_sample_releas
 from pico_banana.errors import ReleaseError
 from pico_banana.fetch import Fetcher
 from pico_banana.missing import Missing
-from pico_banana.open_images import open_index
+from pico_banana.open_images.index import open_index
 from pico_banana.release.files import Release
 from pico_banana.release.records import Line, Record, parse_line
 from pico_banana.schema import CONFIGS

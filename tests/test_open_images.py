@@ -18,8 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pico_banana.errors import ReleaseError
-from pico_banana.image_list import _key, keys_of
-from pico_banana.open_images import Index, Photo, is_image_id, open_index
+from pico_banana.open_images.index import Index, Photo, is_image_id, open_index
+from pico_banana.open_images.make_index import _key, keys_of
 from tests.commands import arguments_of
 from tests.fake_cdn import FakeCDN
 
@@ -284,7 +284,7 @@ def test_the_row_that_is_wrong_is_named(tmp_path, bad):
 
 
 def test_a_row_is_counted_from_the_top_of_the_list(tmp_path, monkeypatch):
-    monkeypatch.setattr("pico_banana.image_list._SECTION_BYTES", 2000)
+    monkeypatch.setattr("pico_banana.open_images.make_index._SECTION_BYTES", 2000)
     path = write(tmp_path / "list.csv", [row(n, f"https://h/{n}.jpg") for n in range(500)])
     with open(path, "a", encoding="utf-8") as file:
         file.write("1,train\n")
@@ -293,8 +293,8 @@ def test_a_row_is_counted_from_the_top_of_the_list(tmp_path, monkeypatch):
 
 
 def test_a_quote_that_is_never_closed_does_not_fill_the_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr("pico_banana.image_list._SECTION_BYTES", 2000)
-    monkeypatch.setattr("pico_banana.image_list._MOST_ROW_BYTES", 20_000)
+    monkeypatch.setattr("pico_banana.open_images.make_index._SECTION_BYTES", 2000)
+    monkeypatch.setattr("pico_banana.open_images.make_index._MOST_ROW_BYTES", 20_000)
     path = write(tmp_path / "list.csv", [row(n, f"https://h/{n}.jpg") for n in range(500)])
     text = Path(path).read_text(encoding="utf-8")
     start = text.index("Photo 200,")
@@ -364,7 +364,7 @@ def test_processes_that_start_at_once_make_one_index(tmp_path, made):
 
 @pytest.mark.parametrize("is_packed", [False, True])
 def test_making_an_index_of_a_local_list_shows_how_far_it_is(tmp_path, monkeypatch, is_packed):
-    monkeypatch.setattr("pico_banana.image_list._SECTION_BYTES", 10_000)
+    monkeypatch.setattr("pico_banana.open_images.make_index._SECTION_BYTES", 10_000)
     path = write(tmp_path / "list.csv", [row(n, f"https://h/{n}.jpg") for n in range(500)])
     if is_packed:
         Path(path + ".gz").write_bytes(gzip.compress(Path(path).read_bytes()))
@@ -408,7 +408,7 @@ def test_an_index_of_another_version_is_refused(tmp_path):
 @pytest.mark.parametrize("section_bytes", [1, 300, 1000])
 def test_a_list_of_many_sections(tmp_path, monkeypatch, section_bytes):
     """Rows are found in whichever section they lie, and no cut goes through a quoted line's end."""
-    monkeypatch.setattr("pico_banana.image_list._SECTION_BYTES", section_bytes)
+    monkeypatch.setattr("pico_banana.open_images.make_index._SECTION_BYTES", section_bytes)
     title = 'one\ntwo, "three"\n\nfour'
     rows = [row(n, f"https://h{n % 3}/{n % 20}_o.jpg", Title=title) for n in range(60)]
     index = indexed(tmp_path / "list.csv", rows)
@@ -449,11 +449,11 @@ def test_opening_an_index_loads_nothing(tmp_path):
 
 @pytest.mark.parametrize("threads", [1, 2, 5])
 def test_threads_do_not_change_the_index(tmp_path, monkeypatch, threads):
-    monkeypatch.setattr("pico_banana.image_list._SECTION_BYTES", 3_000)
+    monkeypatch.setattr("pico_banana.open_images.make_index._SECTION_BYTES", 3_000)
     rows = [row(n, f"https://h/{n % 50}_{n}_0a1b2c3d4e_o.jpg") for n in range(300)]
-    monkeypatch.setattr("pico_banana.image_list._THREADS", 3)
+    monkeypatch.setattr("pico_banana.open_images.make_index._THREADS", 3)
     usual = indexed(tmp_path / "list.csv", rows)
-    monkeypatch.setattr("pico_banana.image_list._THREADS", threads)
+    monkeypatch.setattr("pico_banana.open_images.make_index._THREADS", threads)
     made = indexed(tmp_path / "other.csv", rows)
     assert Path(made.path).read_bytes() == Path(usual.path).read_bytes()
 

@@ -21,10 +21,10 @@ from hypothesis import strategies as st
 
 from pico_banana.convert.sample_release import SampleRelease, make_sample_release
 from pico_banana.errors import ReleaseError
-from pico_banana.packed import DamageError
-from pico_banana.tar_index import index_path
-from pico_banana.tars import Tar
-from pico_banana.turns import Turns
+from pico_banana.open_images.packed import DamageError
+from pico_banana.open_images.tar_index import index_path
+from pico_banana.open_images.tars import Tar
+from pico_banana.open_images.turns import Turns
 from tests.commands import arguments_of, digests, ledgers, pico_banana, quick_settings, rows
 from tests.fake_cdn import FakeCDN
 

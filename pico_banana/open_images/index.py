@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 
 from pico_banana.arrow import Flags, flags_of, numbers_of, strings_of
 from pico_banana.errors import ReleaseError
-from pico_banana.image_list import (
+from pico_banana.open_images.make_index import (
     INDEX_VERSION,
     ROWS,
     Keys,

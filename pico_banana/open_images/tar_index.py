@@ -19,7 +19,14 @@ import numpy as np
 import pyarrow as pa
 
 from pico_banana.errors import ReleaseError
-from pico_banana.packed import DamageError, ReadableAt, SeekPoints, Unpacking, is_packed, salvaged
+from pico_banana.open_images.packed import (
+    DamageError,
+    ReadableAt,
+    SeekPoints,
+    Unpacking,
+    is_packed,
+    salvaged,
+)
 from pico_banana.storage.cache import Fetching, cache_folder, local_name, made_once
 
 __all__ = ["Progress", "index_path", "mapped", "stamp_of"]
