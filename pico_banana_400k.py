@@ -31,7 +31,7 @@ import datasets.load
 from datasets.exceptions import DatasetGenerationError
 
 from pico_banana.errors import PicoBananaError, SettingError, near
-from pico_banana.links import Links
+from pico_banana.fetching.links import Links
 from pico_banana.reading import Range, Reader
 from pico_banana.release.files import Release
 from pico_banana.schema import CONFIGS, SCHEMA_VERSION, features

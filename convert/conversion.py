@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pico_banana.errors import OutputError, TooManyMissingError, UsageError, WorkError, WriteError
+from pico_banana.fetching.prepare import prepare_tars
 from pico_banana.open_images.index import Index, open_index
 from pico_banana.open_images.tars import Tars, check_open_images
-from pico_banana.prepare import prepare_tars
 from pico_banana.release.files import Release
 from pico_banana.schema import CONFIGS
 from pico_banana.storage.cache import cache_folder

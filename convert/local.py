@@ -194,7 +194,7 @@ def _work(  # noqa: PLR0913, PLR0917  (what a process is begun with)
     """Be a worker's process; asked to end, drop what is half written and end."""
     try:
         catch((signal.SIGTERM, signal.SIGHUP))
-        from pico_banana.fetch import Fetcher  # noqa: PLC0415  (slow to import; here alone needed)
+        from pico_banana.fetching.fetcher import Fetcher  # noqa: PLC0415  (slow to import; here alone needed)
 
         warnings.filterwarnings("ignore", module=r"PIL\.")  # odd EXIF, thousands of times
         gc.freeze()  # what was imported stays: the collector need not look through it

@@ -78,7 +78,7 @@ class ConvertSettings(Settings):
         No places, but the addresses that the link edition holds.
         """
         if self.images != "bytes":
-            from pico_banana.links import Links  # noqa: PLC0415  (--help need not wait for Arrow)
+            from pico_banana.fetching.links import Links  # noqa: PLC0415  (--help need not wait for Arrow)
 
             return {
                 "schema": SCHEMA_VERSION,

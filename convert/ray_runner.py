@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pico_banana.errors import PicoBananaError, ReleaseError, SettingError, UsageError, WorkError
-from pico_banana.fetch import Fetcher
+from pico_banana.fetching.fetcher import Fetcher
 from pico_banana.hosts.leases import LeaseServer
 from pico_banana.hosts.traffic import Traffic
 from pico_banana.open_images.tars import check_open_images

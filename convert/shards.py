@@ -17,13 +17,13 @@ import pyarrow.compute as pc
 from pico_banana import __version__
 from pico_banana.errors import OutputError, WorkError
 from pico_banana.examples import Example, image_refs, linked, make_example
-from pico_banana.images import Fetched
-from pico_banana.links import Links
+from pico_banana.fetching.inspect import Fetched
+from pico_banana.fetching.links import Links
+from pico_banana.fetching.sources import ImageRef, Sources
 from pico_banana.missing import Missing
 from pico_banana.open_images.index import Photo
 from pico_banana.release.columns import columns_of, known_columns
 from pico_banana.release.records import Line, Record, parse_line
-from pico_banana.sources import ImageRef, Sources
 
 from .disk import DiskBudget
 from .interpreter import without_collection
@@ -36,7 +36,7 @@ from .store import HashingFile, Store
 from .tasks import ShardTask
 
 if TYPE_CHECKING:  # it takes long to import, and where images are links nothing is fetched
-    from pico_banana.fetch import Fetcher
+    from pico_banana.fetching.fetcher import Fetcher
 
 __all__ = ["ShardWriter"]
 

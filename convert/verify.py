@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pico_banana.errors import OutputError
-from pico_banana.images import FlawError, inspect
+from pico_banana.fetching.inspect import FlawError, inspect
 from pico_banana.schema import CONFIGS, arrow_schema, columns
 
 from .card import CARD_NAME

@@ -9,14 +9,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pico_banana.errors import MissingImageError
-from pico_banana.images import Fetched
-from pico_banana.links import Links
+from pico_banana.fetching.inspect import Fetched
+from pico_banana.fetching.links import Links
+from pico_banana.fetching.sources import ImageRef, Sources
 from pico_banana.missing import Missing
 from pico_banana.open_images.index import Photo
 from pico_banana.release.columns import below, quoted
 from pico_banana.release.records import Record
 from pico_banana.schema import ATTRIBUTION_FIELDS, arrow_schema, category_of
-from pico_banana.sources import ImageRef, Sources
 from pico_banana.urls import PUBLISHED_BASE
 
 __all__ = ["Example", "image_columns", "image_refs", "linked", "make_example"]

@@ -18,18 +18,18 @@ from typing import Any, NamedTuple
 
 from pico_banana.errors import MissingImageError
 from pico_banana.examples import Example, image_refs, linked, make_example
-from pico_banana.fetch import Fetcher
-from pico_banana.links import Links
+from pico_banana.fetching.fetcher import Fetcher
+from pico_banana.fetching.links import Links
+from pico_banana.fetching.prepare import prepare_tars
+from pico_banana.fetching.sources import ImageRef, Sources
 from pico_banana.open_images.index import Index, Photo, index_path, mapped_index, photo_columns
 from pico_banana.open_images.tars import Tars, check_open_images
-from pico_banana.prepare import prepare_tars
 from pico_banana.release.columns import columns_of
 from pico_banana.release.files import Release, state_of
 from pico_banana.release.records import BadRecord, Record
 from pico_banana.release.selection import Selection
 from pico_banana.schema import category_of
 from pico_banana.settings import Settings
-from pico_banana.sources import ImageRef, Sources
 from pico_banana.storage.cache import Fetching
 from pico_banana.storage.remote import RemoteFile
 

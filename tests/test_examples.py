@@ -6,13 +6,13 @@ import pytest
 
 from pico_banana.errors import MissingImageError
 from pico_banana.examples import image_refs, make_example
-from pico_banana.images import Fetched, ImageFacts
+from pico_banana.fetching.inspect import Fetched, ImageFacts
+from pico_banana.fetching.sources import Sources
 from pico_banana.missing import Missing, MissingReason
 from pico_banana.open_images.index import Photo
 from pico_banana.release.records import Line, Record
 from pico_banana.schema import CONFIGS, arrow_schema, columns
 from pico_banana.settings import Settings, build_settings
-from pico_banana.sources import Sources
 from pico_banana.urls import PUBLISHED_BASE
 
 INPUT_URL = "https://farm3.staticflickr.com/12/345_ab_o.jpg?x=1"

@@ -21,14 +21,14 @@ import fsspec
 import pytest
 from PIL import Image
 
-from pico_banana.fetch import Fetcher
+from pico_banana.fetching.fetcher import Fetcher
+from pico_banana.fetching.inspect import Fetched
+from pico_banana.fetching.sources import ImageRef, Place, Sources
 from pico_banana.hosts.guard import AddressGuard
-from pico_banana.images import Fetched
 from pico_banana.missing import AskError, Missing, MissingReason
 from pico_banana.open_images.index import Photo
 from pico_banana.release.records import Record
 from pico_banana.settings import Settings, build_settings
-from pico_banana.sources import ImageRef, Place, Sources
 from pico_banana.urls import PUBLISHED_BASE
 from tests import fake_cdn
 from tests.fake_cdn import FakeCDN

@@ -9,12 +9,12 @@ import pytest
 from fsspec.exceptions import FSTimeoutError
 from fsspec.implementations.memory import MemoryFileSystem
 
-from pico_banana.files import find_file
+from pico_banana.fetching.files import find_file
+from pico_banana.fetching.sources import Place, Sources
 from pico_banana.missing import AskError, MissingReason
 from pico_banana.open_images.index import Photo
 from pico_banana.release.records import Record
 from pico_banana.settings import Settings, build_settings
-from pico_banana.sources import Place, Sources
 
 DATA = b"picture" * 100
 IMAGE_ID = "1a1b2c3d4e5f6071"

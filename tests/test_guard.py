@@ -5,11 +5,11 @@ import socket
 
 import pytest
 
+from pico_banana.fetching.sources import Sources
 from pico_banana.hosts.connections import GuardedResolver
 from pico_banana.hosts.guard import AddressGuard, PrivateAddressError
 from pico_banana.missing import AskError, MissingReason
 from pico_banana.settings import Settings, build_settings
-from pico_banana.sources import Sources
 from pico_banana.urls import Host, is_private
 
 # ---- what a host is ----------------------------------------------------------------------------

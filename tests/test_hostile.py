@@ -24,14 +24,14 @@ from pico_banana.convert.options import ConvertSettings
 from pico_banana.convert.planner import make_plan
 from pico_banana.convert.sample_release import SampleRelease, make_sample_release
 from pico_banana.errors import ReleaseError
-from pico_banana.fetch import Fetcher
+from pico_banana.fetching.fetcher import Fetcher
+from pico_banana.fetching.sources import Sources
 from pico_banana.missing import Missing
 from pico_banana.open_images.index import open_index
 from pico_banana.release.files import Release
 from pico_banana.release.records import Line, Record, parse_line
 from pico_banana.schema import CONFIGS
 from pico_banana.settings import Settings, build_settings
-from pico_banana.sources import Sources
 from tests import fake_cdn, hostile
 from tests.commands import QUICK_FETCH, arguments_of, count, ledgers, plan_of, rows
 from tests.fake_cdn import FakeCDN

@@ -10,7 +10,7 @@ import pytest
 from datasets import Image as ImageFeature
 from PIL import ExifTags, Image, ImageFile, PngImagePlugin, features
 
-from pico_banana.images import FlawError, inspect
+from pico_banana.fetching.inspect import FlawError, inspect
 from pico_banana.missing import MissingReason
 
 SIZE = (90, 60)

@@ -7,15 +7,15 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from pico_banana.fetch import Fetcher
+from pico_banana.fetching.fetcher import Fetcher
+from pico_banana.fetching.inspect import Fetched
+from pico_banana.fetching.sources import Sources
 from pico_banana.hosts.budgets import HostBudgets
 from pico_banana.hosts.leases import LeaseServer
 from pico_banana.hosts.pace import Answer, Breaker, Denials, Outcome, Rate
 from pico_banana.hosts.traffic import HostTraffic, Traffic
-from pico_banana.images import Fetched
 from pico_banana.missing import GivenUpError, MissingReason
 from pico_banana.settings import HostBudget, Settings, build_settings
-from pico_banana.sources import Sources
 from pico_banana.urls import host_of
 from tests import fake_cdn
 from tests.fake_cdn import FakeCDN

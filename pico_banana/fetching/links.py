@@ -7,12 +7,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pico_banana.fetching.sources import Sources
 from pico_banana.hosts.guard import AddressGuard
 from pico_banana.missing import AskError
 from pico_banana.open_images.index import IMAGE_ID
 from pico_banana.release.columns import below
 from pico_banana.settings import Settings
-from pico_banana.sources import Sources
 from pico_banana.urls import BUCKET, mirrored
 
 __all__ = ["Links"]

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import fsspec
 
 from pico_banana.errors import bare_text
+from pico_banana.fetching.sources import Place
 from pico_banana.missing import AskError, MissingReason
-from pico_banana.sources import Place
 
 __all__ = ["File", "find_file"]
 

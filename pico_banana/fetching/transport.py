@@ -19,7 +19,8 @@ from yarl import URL
 
 from pico_banana import __version__
 from pico_banana.errors import ReleaseError, WorkError, bare_text, bare_url
-from pico_banana.files import find_file
+from pico_banana.fetching.files import find_file
+from pico_banana.fetching.sources import Place
 from pico_banana.hosts.budgets import Budgets
 from pico_banana.hosts.connections import GuardedResolver
 from pico_banana.hosts.guard import AddressGuard, PrivateAddressError
@@ -29,7 +30,6 @@ from pico_banana.open_images.packed import DamageError
 from pico_banana.open_images.tars import Tars
 from pico_banana.open_images.turns import Turns
 from pico_banana.settings import Settings
-from pico_banana.sources import Place
 from pico_banana.urls import host_of
 
 __all__ = ["Body", "NeedRoomError", "Transport"]

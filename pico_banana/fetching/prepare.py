@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 
+from pico_banana.fetching.sources import Sources
 from pico_banana.open_images.tar_index import Progress
 from pico_banana.open_images.tars import Tars
 from pico_banana.settings import Settings
-from pico_banana.sources import Sources
 
 __all__ = ["prepare_tars"]
 

@@ -19,16 +19,16 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pico_banana.errors import WorkError
+from pico_banana.fetching.inspect import Fetched, FlawError, ImageFacts, inspect
+from pico_banana.fetching.room import Room, Ticket
+from pico_banana.fetching.sources import ImageRef, Place, Sources
+from pico_banana.fetching.transport import Body, NeedRoomError, Transport
 from pico_banana.hosts.budgets import FILES, NOWHERE, Budgets, HostBudgets
 from pico_banana.hosts.guard import AddressGuard
 from pico_banana.hosts.leases import LeasedBudgets
-from pico_banana.images import Fetched, FlawError, ImageFacts, inspect
 from pico_banana.missing import AskError, GivenUpError, Missing, MissingReason
 from pico_banana.open_images.tars import Tars
-from pico_banana.room import Room, Ticket
 from pico_banana.settings import FetchPolicy, Settings
-from pico_banana.sources import ImageRef, Place, Sources
-from pico_banana.transport import Body, NeedRoomError, Transport
 from pico_banana.urls import host_of
 
 if TYPE_CHECKING:

@@ -1,0 +1,13 @@
+"""An image's bytes, in order, whatever happens.
+
+| file | what it knows |
+| --- | --- |
+| `sources` | one image reference → the ordered places to try; pure |
+| `links` | the addresses that a row's images have where no bytes are fetched |
+| `files` | images from folders and fsspec places, and nothing outside of them |
+| `inspect` | looks into bytes: known format, whole, size in pixels |
+| `room` | the memory of what is fetched and not yet handed over |
+| `transport` | one request to one place, with checked redirects |
+| `prepare` | the tars that are indexed before photos are looked for in them |
+| `fetcher` | the fetch engine: many images at once, tried again, bounded in bytes, in order |
+"""
