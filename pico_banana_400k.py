@@ -32,12 +32,12 @@ from datasets.exceptions import DatasetGenerationError
 
 from pico_banana.errors import PicoBananaError, SettingError, near
 from pico_banana.fetching.links import Links
-from pico_banana.reading import Range, Reader
+from pico_banana.reading.reader import Range, Reader
+from pico_banana.reading.stream import ExamplesStream, warn_of_flickr
 from pico_banana.release.files import Release
 from pico_banana.schema import CONFIGS, SCHEMA_VERSION, features
 from pico_banana.settings import Settings, build_settings
 from pico_banana.storage.cache import Fetching
-from pico_banana.streaming import ExamplesStream, warn_of_flickr
 
 __all__ = ["PicoBanana400K", "PicoBananaConfig", "load", "unregister"]
 

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import pyarrow.parquet as pq
 
 from pico_banana.errors import OutputError, WorkError
-from pico_banana.examples import image_columns
 from pico_banana.fetching.inspect import Fetched, ImageFacts
 from pico_banana.fetching.sources import ImageRef
 from pico_banana.missing import Missing, MissingReason
+from pico_banana.reading.examples import image_columns
 from pico_banana.release.records import Record
 from pico_banana.schema import columns
 

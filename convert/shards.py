@@ -16,12 +16,12 @@ import pyarrow.compute as pc
 
 from pico_banana import __version__
 from pico_banana.errors import OutputError, WorkError
-from pico_banana.examples import Example, image_refs, linked, make_example
 from pico_banana.fetching.inspect import Fetched
 from pico_banana.fetching.links import Links
 from pico_banana.fetching.sources import ImageRef, Sources
 from pico_banana.missing import Missing
 from pico_banana.open_images.index import Photo
+from pico_banana.reading.examples import Example, image_refs, linked, make_example
 from pico_banana.release.columns import columns_of, known_columns
 from pico_banana.release.records import Line, Record, parse_line
 

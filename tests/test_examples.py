@@ -5,11 +5,11 @@ import itertools
 import pytest
 
 from pico_banana.errors import MissingImageError
-from pico_banana.examples import image_refs, make_example
 from pico_banana.fetching.inspect import Fetched, ImageFacts
 from pico_banana.fetching.sources import Sources
 from pico_banana.missing import Missing, MissingReason
 from pico_banana.open_images.index import Photo
+from pico_banana.reading.examples import image_refs, make_example
 from pico_banana.release.records import Line, Record
 from pico_banana.schema import CONFIGS, arrow_schema, columns
 from pico_banana.settings import Settings, build_settings

@@ -19,7 +19,7 @@ from pico_banana.convert.store import Store
 from pico_banana.convert.verify import verify
 from pico_banana.errors import SettingError, UsageError
 from pico_banana.open_images.index import open_index
-from pico_banana.reading import Reader
+from pico_banana.reading.reader import Reader
 from pico_banana.release.files import Release
 from pico_banana.release.records import BadRecord, Record
 from pico_banana.release.selection import SPLITS, split_of

@@ -22,7 +22,7 @@ import pico_banana_400k
 from pico_banana.convert.options import ConvertSettings
 from pico_banana.convert.planner import make_plan
 from pico_banana.convert.sample_release import make_sample_release
-from pico_banana.reading import Reader
+from pico_banana.reading.reader import Reader
 from pico_banana.release.files import Release
 from pico_banana.schema import CONFIGS, EDIT_TYPES
 from pico_banana.settings import Settings, build_settings

@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 from datasets.iterable_dataset import SkipExamplesIterable, _BaseExamplesIterable
 
-from pico_banana.reading import Range, Reader
+from pico_banana.reading.reader import Range, Reader
 from pico_banana.schema import arrow_schema
 from pico_banana.settings import Settings
 

@@ -17,13 +17,13 @@ from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
 from pico_banana.errors import MissingImageError
-from pico_banana.examples import Example, image_refs, linked, make_example
 from pico_banana.fetching.fetcher import Fetcher
 from pico_banana.fetching.links import Links
 from pico_banana.fetching.prepare import prepare_tars
 from pico_banana.fetching.sources import ImageRef, Sources
 from pico_banana.open_images.index import Index, Photo, index_path, mapped_index, photo_columns
 from pico_banana.open_images.tars import Tars, check_open_images
+from pico_banana.reading.examples import Example, image_refs, linked, make_example
 from pico_banana.release.columns import columns_of
 from pico_banana.release.files import Release, state_of
 from pico_banana.release.records import BadRecord, Record

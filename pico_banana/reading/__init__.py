@@ -1,0 +1,8 @@
+"""Records → examples, range by range: what the loader is made of.
+
+| file | what it knows |
+| --- | --- |
+| `examples` | a record and its fetched images → an example |
+| `reader` | a config's examples range by range |
+| `stream` | these examples as `datasets` streams them, continued after any of them |
+"""
