@@ -444,7 +444,7 @@ def demo(
     ] = "pico-banana-demo",
 ) -> None:
     """Convert an embedded sample release, served on loopback, and show the result."""
-    from .demo import run_demo  # noqa: PLC0415
+    from .demo.demo import run_demo  # noqa: PLC0415
 
     run_demo(app, output, out)
 

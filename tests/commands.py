@@ -14,7 +14,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from pico_banana.convert.sample_release import SampleRelease
+from pico_banana.convert.demo.sample_release import SampleRelease
 
 QUICK_FETCH = {
     "retries": 2,

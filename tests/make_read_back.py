@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-from pico_banana.convert.sample_release import SampleRelease, make_sample_release
+from pico_banana.convert.demo.sample_release import SampleRelease, make_sample_release
 from tests.commands import pico_banana, quick_settings, release_flags, rows
 from tests.fake_cdn import FakeCDN
 

@@ -17,7 +17,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import yaml
 
-from pico_banana.convert.sample_release import SampleRelease
+from pico_banana.convert.demo.sample_release import SampleRelease
 from tests.commands import Ended, pico_banana, release_flags
 from tests.fake_hub import TOKEN, Commit, FakeHub
 

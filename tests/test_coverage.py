@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pico_banana.convert.sample_release import SampleRelease, make_sample_release
+from pico_banana.convert.demo.sample_release import SampleRelease, make_sample_release
 from pico_banana.open_images.index import open_index
 from pico_banana.release.records import MAX_LINE_BYTES, Record, parse_line, split_lines
 from tests.commands import arguments_of, digests, pico_banana, quick_settings, release_flags

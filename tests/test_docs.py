@@ -12,8 +12,8 @@ import typer
 import yaml
 
 from pico_banana.convert.cli import app
+from pico_banana.convert.demo.sample_release import make_sample_release
 from pico_banana.convert.options import ConvertSettings
-from pico_banana.convert.sample_release import make_sample_release
 from pico_banana.missing import MissingReason
 from pico_banana.release.records import BadReason, Line, Record, parse_line
 from pico_banana.schema import CONFIGS, EDIT_CATEGORIES, columns, slug_of

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pico_banana.convert.sample_release import SampleRelease, make_sample_release
+from pico_banana.convert.demo.sample_release import SampleRelease, make_sample_release
 from tests.commands import pico_banana, quick_settings, release_flags
 from tests.fake_cdn import FakeCDN
 

@@ -12,7 +12,7 @@ import datasets
 import pyarrow.parquet as pq
 import pytest
 
-from pico_banana.convert.sample_release import SampleRelease, make_sample_release
+from pico_banana.convert.demo.sample_release import SampleRelease, make_sample_release
 from tests.commands import pico_banana, release_flags, rows
 
 EXAMPLES = Path(__file__).parents[1] / "examples"

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from pico_banana.convert.sample_release import SampleRelease, make_sample_release
+from pico_banana.convert.demo.sample_release import SampleRelease, make_sample_release
 from pico_banana.missing import MissingReason
 from tests import fake_cdn
 from tests.commands import ledgers, pico_banana, release_flags, rows

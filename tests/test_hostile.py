@@ -20,9 +20,9 @@ from typing import Any
 
 import pytest
 
+from pico_banana.convert.demo.sample_release import SampleRelease, make_sample_release
 from pico_banana.convert.options import ConvertSettings
 from pico_banana.convert.planner import make_plan
-from pico_banana.convert.sample_release import SampleRelease, make_sample_release
 from pico_banana.errors import ReleaseError
 from pico_banana.fetching.fetcher import Fetcher
 from pico_banana.fetching.sources import Sources

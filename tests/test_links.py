@@ -17,8 +17,8 @@ import pyarrow.parquet as pq
 import pytest
 
 import pico_banana_400k
+from pico_banana.convert.demo.sample_release import SampleRelease, make_sample_release
 from pico_banana.convert.options import ConvertSettings
-from pico_banana.convert.sample_release import SampleRelease, make_sample_release
 from pico_banana.errors import SettingError
 from pico_banana.release.files import Release
 from pico_banana.schema import CONFIGS, arrow_schema, columns, features

@@ -20,7 +20,7 @@ import datasets.distributed
 import pytest
 
 import pico_banana_400k
-from pico_banana.convert.sample_release import SampleRelease, make_sample_release
+from pico_banana.convert.demo.sample_release import SampleRelease, make_sample_release
 from pico_banana.errors import SettingError
 from pico_banana.schema import CONFIGS
 from tests import fake_cdn

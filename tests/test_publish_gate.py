@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from pico_banana.convert.sample_release import SampleRelease, make_sample_release
+from pico_banana.convert.demo.sample_release import SampleRelease, make_sample_release
 from tests.commands import Ended, arguments_of, digests, pico_banana, quick_settings, release_flags
 from tests.fake_cdn import FakeCDN
 from tests.fake_hub import READ_TOKEN, FakeHub

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pico_banana.convert.sample_release import make_sample_release
+from pico_banana.convert.demo.sample_release import make_sample_release
 from pico_banana.schema import CONFIGS
 from tests.fake_hub import FakeHub
 from tests.make_read_back import check_bytes

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import IterableDataset
 
-from pico_banana.convert.sample_release import SampleRelease, make_sample_release
+from pico_banana.convert.demo.sample_release import SampleRelease, make_sample_release
 from pico_banana.schema import CONFIGS
 from tests.fake_hub import FakeHub
 from tests.make_read_back import check_bytes, published

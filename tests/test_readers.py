@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from pico_banana.convert.sample_release import make_sample_release
+from pico_banana.convert.demo.sample_release import make_sample_release
 from tests.fake_hub import FakeHub
 from tests.publishing import REPO, convert
 from tests.test_push import client

@@ -20,8 +20,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from pico_banana.convert.demo.sample_release import SampleRelease, make_sample_release
 from pico_banana.convert.ledger import Ledger, ShardLedger
-from pico_banana.convert.sample_release import SampleRelease, make_sample_release
 from pico_banana.convert.store import Store
 from pico_banana.missing import MissingReason
 from pico_banana.schema import CONFIGS

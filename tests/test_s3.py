@@ -12,7 +12,7 @@ boto3 = pytest.importorskip("boto3")
 pytest.importorskip("s3fs")
 moto_server = pytest.importorskip("moto.server")
 
-from pico_banana.convert.sample_release import make_sample_release  # noqa: E402
+from pico_banana.convert.demo.sample_release import make_sample_release  # noqa: E402
 from tests.commands import (  # noqa: E402
     digests,
     ledgers,

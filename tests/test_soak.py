@@ -18,8 +18,8 @@ import psutil
 import pytest
 from PIL import Image
 
+from pico_banana.convert.demo.sample_release import SampleRelease, make_sample_release
 from pico_banana.convert.options import ROW_GROUP_BYTES
-from pico_banana.convert.sample_release import SampleRelease, make_sample_release
 from tests import fake_cdn
 from tests.commands import (
     arguments_of,

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import pico_banana_400k
-from pico_banana.convert.sample_release import SampleRelease, make_sample_release
+from pico_banana.convert.demo.sample_release import SampleRelease, make_sample_release
 from pico_banana.schema import CONFIGS
 from tests import fake_cdn
 from tests.commands import QUICK_FETCH

@@ -19,7 +19,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pico_banana.convert.sample_release import SampleRelease, make_sample_release
+from pico_banana.convert.demo.sample_release import SampleRelease, make_sample_release
 from pico_banana.errors import ReleaseError
 from pico_banana.open_images.packed import DamageError
 from pico_banana.open_images.tar_index import index_path
