@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from pico_banana.hosts.traffic import Traffic
 
-from .ledger import ShardLedger
+from .output.ledger import ShardLedger
 from .screen import Counts
 from .tasks import ShardTask
 

@@ -23,7 +23,7 @@ from .text import printable
 
 if TYPE_CHECKING:
     from .options import RunnerKind
-    from .store import Store
+    from .output.store import Store
 
 app = typer.Typer(
     name="pico-banana",
@@ -321,9 +321,9 @@ def convert(  # noqa: PLR0913  (a command has the flags that it has)
         load()
     from .conversion import convert as carry_out  # noqa: PLC0415
     from .options import Slice  # noqa: PLC0415
+    from .output.store import Store  # noqa: PLC0415
     from .report import show_outcome, show_publication  # noqa: PLC0415
     from .screen import Shown  # noqa: PLC0415
-    from .store import Store  # noqa: PLC0415
 
     allowed = MaxMissing.parse(max_missing) if max_missing is not None else None
     store = Store(output, settings.storage_options)
@@ -375,8 +375,8 @@ def verify(
     settings_file: SettingsFile = None,
 ) -> None:
     """Check every file against its ledger, and that every record is accounted for."""
+    from .output.verify import verify as find_faults  # noqa: PLC0415
     from .report import counted, show_accounts, show_runs  # noqa: PLC0415
-    from .verify import verify as find_faults  # noqa: PLC0415
 
     if check not in ("header", "decode"):
         raise SettingError("check", check, "must be header or decode")
@@ -489,7 +489,7 @@ def _publishing(repo: str | None, flags: Mapping[str, Any]) -> PublishOptions | 
 
 def _store(output: str, settings_file: str | None) -> Store:
     """An output, with the `storage_options` of a settings file."""
-    from .store import Store  # noqa: PLC0415
+    from .output.store import Store  # noqa: PLC0415
 
     options = read_settings_file(settings_file).get("storage_options") if settings_file else None
     return Store(output, options)

@@ -22,22 +22,22 @@ from pico_banana.schema import CONFIGS
 from pico_banana.storage.cache import cache_folder
 
 from .base import Runner
-from .card import CARD_NAME, write_card
-from .disk import DiskBudget
 from .interpreter import without_collection, without_pandas
-from .ledger import Ledger, ShardLedger
 from .local import LocalRunner
-from .lock import locked
 from .options import ConvertSettings, RunOptions
 from .outcome import Outcome
+from .output.card import CARD_NAME, write_card
+from .output.disk_budget import DiskBudget
+from .output.finished import read_reports
+from .output.ledger import Ledger, ShardLedger
+from .output.lock import locked
+from .output.store import Store
 from .plan import Plan, differences
 from .planner import make_plan
 from .processes import worker_context
-from .reports import read_reports
 from .retry import Retry, retries_of, told
 from .runs import RUNS_FOLDER, recorded
 from .screen import Shown
-from .store import Store
 from .tasks import ShardTask
 from .threads import ThreadRunner
 

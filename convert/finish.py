@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from pico_banana.errors import OutputError, WorkError
 from pico_banana.schema import CONFIGS
 
-from .card import write_card
-from .ledger import Ledger
-from .lock import locked
 from .outcome import Outcome
-from .reports import ConfigReport, read_reports
+from .output.card import write_card
+from .output.finished import ConfigReport, read_reports
+from .output.ledger import Ledger
+from .output.lock import locked
+from .output.store import Store
 from .screen import Shown
-from .store import Store
 
 __all__ = ["finish"]
 

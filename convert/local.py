@@ -22,15 +22,15 @@ from pico_banana.hosts.leases import LeaseServer
 from pico_banana.hosts.traffic import Traffic
 
 from .base import TICK_S
-from .disk import DiskBudget
 from .interpreter import without_pandas
-from .ledger import ShardLedger
 from .options import ConvertSettings
+from .output.disk_budget import DiskBudget
+from .output.ledger import ShardLedger
+from .output.store import Store
 from .processes import deaf_to_sigint, worker_context
 from .screen import Counts, Say
 from .shards import ShardWriter
 from .signals import SignalError, catch, check, die_of, held, let_go
-from .store import Store
 from .tasks import ShardTask
 
 if TYPE_CHECKING:

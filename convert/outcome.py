@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from .reports import ConfigReport
+from .output.finished import ConfigReport
 
 if TYPE_CHECKING:  # its library is slow to import
     from .publication import Publication

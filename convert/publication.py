@@ -21,16 +21,16 @@ from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-def
 from pico_banana.errors import PicoBananaError, UsageError, WorkError
 from pico_banana.schema import CONFIGS, arrow_schema
 
-from .card import CARD_NAME, card_of
-from .disk import DiskBudget
 from .hub import Repository, repository_id
-from .ledger import LEDGER_FORMAT, Ledger, ShardLedger
 from .options import PublishOptions
+from .output.card import CARD_NAME, card_of
+from .output.disk_budget import DiskBudget
+from .output.finished import ConfigReport
+from .output.ledger import LEDGER_FORMAT, Ledger, ShardLedger
+from .output.store import Store, dump_json
+from .output.verify import file_faults
 from .plan import differences
-from .reports import ConfigReport
 from .signals import check
-from .store import Store, dump_json
-from .verify import file_faults
 
 if TYPE_CHECKING:
     from typing_extensions import Self

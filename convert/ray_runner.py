@@ -26,12 +26,12 @@ from pico_banana.hosts.leases import LeaseServer
 from pico_banana.hosts.traffic import Traffic
 from pico_banana.open_images.tars import check_open_images
 
-from .ledger import Ledger, ShardLedger
 from .options import ConvertSettings
+from .output.ledger import Ledger, ShardLedger
+from .output.store import Store
 from .screen import Counts, Say
 from .shards import ShardWriter
 from .signals import ENDING, check
-from .store import Store
 from .tasks import ShardTask
 
 if TYPE_CHECKING:

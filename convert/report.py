@@ -17,11 +17,11 @@ from pico_banana.schema import category_of
 from .estimate import CPU_S_PER_GB, CPU_S_PER_IMAGE, REQUEST_S, Estimate
 from .options import ConvertSettings
 from .outcome import Outcome
+from .output.store import Store
+from .output.verify import Accounts
 from .plan import Plan
 from .runs import read_traffic, shown_host, traffic_tables
-from .store import Store
 from .text import printable, short
-from .verify import Accounts
 
 if TYPE_CHECKING:  # its library is slow to import
     from .publication import Publication

@@ -25,14 +25,14 @@ from pico_banana.reading.examples import Example, image_refs, linked, make_examp
 from pico_banana.release.columns import columns_of, known_columns
 from pico_banana.release.records import Line, Record, parse_line
 
-from .disk import DiskBudget
 from .interpreter import without_collection
-from .ledger import Ledger, MissingEntry, ShardLedger, stretches
 from .old_shard import OldShard
 from .options import ConvertSettings
-from .parquet import LinkedFile, ParquetFile
+from .output.disk_budget import DiskBudget
+from .output.ledger import Ledger, MissingEntry, ShardLedger, stretches
+from .output.parquet_file import LinkedFile, ParquetFile
+from .output.store import HashingFile, Store
 from .plan import Part
-from .store import HashingFile, Store
 from .tasks import ShardTask
 
 if TYPE_CHECKING:  # it takes long to import, and where images are links nothing is fetched

@@ -12,13 +12,13 @@ from pico_banana.errors import WorkError
 from pico_banana.hosts.traffic import Traffic
 
 from .base import TICK_S
-from .disk import DiskBudget
-from .ledger import ShardLedger
 from .options import ConvertSettings
+from .output.disk_budget import DiskBudget
+from .output.ledger import ShardLedger
+from .output.store import Store
 from .screen import Counts, Say
 from .shards import ShardWriter
 from .signals import check
-from .store import Store
 from .tasks import ShardTask
 
 if TYPE_CHECKING:

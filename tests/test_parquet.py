@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from pico_banana.convert.options import ROW_GROUP_BYTES
-from pico_banana.convert.parquet import ParquetFile
-from pico_banana.convert.store import Store
+from pico_banana.convert.output.parquet_file import ParquetFile
+from pico_banana.convert.output.store import Store
 from pico_banana.schema import CONFIGS, arrow_schema, columns
 from tests.page_index import pages
 

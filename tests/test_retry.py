@@ -21,8 +21,8 @@ import pytest
 from PIL import Image
 
 from pico_banana.convert.demo.sample_release import SampleRelease, make_sample_release
-from pico_banana.convert.ledger import Ledger, ShardLedger
-from pico_banana.convert.store import Store
+from pico_banana.convert.output.ledger import Ledger, ShardLedger
+from pico_banana.convert.output.store import Store
 from pico_banana.missing import MissingReason
 from pico_banana.schema import CONFIGS
 from pico_banana.urls import PUBLISHED_BASE

@@ -25,7 +25,7 @@ import pytest
 from PIL import Image
 
 from pico_banana.convert.demo.sample_release import SampleRelease, make_sample_release
-from pico_banana.convert.store import Store
+from pico_banana.convert.output.store import Store
 from pico_banana.errors import OutputError, PicoBananaError
 from tests.commands import arguments_of, digests, ledgers, pico_banana, release_flags
 from tests.fake_cdn import FakeCDN

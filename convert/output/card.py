@@ -11,8 +11,8 @@ from pico_banana.errors import WriteError
 from pico_banana.schema import CONFIGS
 
 from .card_body import card_body, pushed_body
+from .finished import ConfigReport
 from .ledger import ShardLedger
-from .reports import ConfigReport
 from .store import Store
 
 __all__ = ["CARD_NAME", "card_of", "card_of_pushed", "write_card"]

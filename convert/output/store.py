@@ -16,7 +16,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from pico_banana.errors import OutputError, WriteError, bare_text, holds_password
 
-from .signals import held
+from ..signals import held
 
 __all__ = ["HashingFile", "Store", "dump_json"]
 

@@ -10,8 +10,8 @@ from filelock import FileLock, Timeout
 
 from pico_banana.errors import OutputError
 
+from ..options import Slice
 from .ledger import Ledger
-from .options import Slice
 from .store import Store
 
 __all__ = ["locked"]

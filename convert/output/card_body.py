@@ -9,8 +9,8 @@ from typing import Any
 from pico_banana.missing import MissingReason
 from pico_banana.schema import EDIT_CATEGORIES, EDIT_TYPES, category_of, columns
 
-from .reports import ConfigReport
-from .text import short
+from ..text import short
+from .finished import ConfigReport
 
 __all__ = ["card_body", "pushed_body"]
 

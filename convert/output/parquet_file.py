@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from pico_banana.schema import arrow_schema, columns
 
-from .options import ROW_GROUP_BYTES, ROW_GROUP_ROWS
+from ..options import ROW_GROUP_BYTES, ROW_GROUP_ROWS
 from .store import HashingFile
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pico_banana.errors import WorkError
 
-from .signals import check
+from ..signals import check
 
 if TYPE_CHECKING:
     from typing_extensions import Self
