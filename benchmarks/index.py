@@ -39,8 +39,8 @@ def by_index(folder: Path) -> dict[str, float]:
     """Make the index and report its coverage, as `pico-banana index sft` does."""
     from rich.console import Console  # noqa: PLC0415  (imports count: each way pays for its own)
 
-    from pico_banana.convert.coverage import report_index  # noqa: PLC0415
     from pico_banana.convert.options import ConvertSettings  # noqa: PLC0415
+    from pico_banana.convert.planning.coverage import report_index  # noqa: PLC0415
     from pico_banana.convert.screen import Shown  # noqa: PLC0415
     from pico_banana.settings import build_settings  # noqa: PLC0415
 

@@ -165,7 +165,7 @@ def index(
     arguments: dict[str, Any],
 ) -> None:
     """Make the index of Open Images' image list; tell how many photos of a config it knows."""
-    from .coverage import report_index, show_index  # noqa: PLC0415  (--help need not wait for Arrow)
+    from .planning.coverage import report_index, show_index  # noqa: PLC0415  (--help need not wait for Arrow)
     from .screen import Shown  # noqa: PLC0415
 
     # No source is asked here, so none may refuse the settings.
@@ -196,7 +196,7 @@ def plan(
 ) -> None:
     """Show what would be converted: records, shards, edit types, bytes, odd and bad records."""
     from .conversion import plan_configs  # noqa: PLC0415  (--help need not wait for Arrow)
-    from .estimate import bits_per_s, estimate  # noqa: PLC0415
+    from .planning.estimate import bits_per_s, estimate  # noqa: PLC0415
     from .report import show_estimate, show_plan  # noqa: PLC0415
     from .screen import Shown  # noqa: PLC0415
 

@@ -32,13 +32,13 @@ from .output.finished import read_reports
 from .output.ledger import Ledger, ShardLedger
 from .output.lock import locked
 from .output.store import Store
-from .plan import Plan, differences
-from .planner import make_plan
+from .planning.make_plan import make_plan
+from .planning.plan import Plan, differences
+from .planning.retry import Retry, retries_of, told
+from .planning.task import ShardTask
 from .processes import worker_context
-from .retry import Retry, retries_of, told
 from .runs import RUNS_FOLDER, recorded
 from .screen import Shown
-from .tasks import ShardTask
 from .threads import ThreadRunner
 
 if TYPE_CHECKING:

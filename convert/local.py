@@ -27,11 +27,11 @@ from .options import ConvertSettings
 from .output.disk_budget import DiskBudget
 from .output.ledger import ShardLedger
 from .output.store import Store
+from .planning.task import ShardTask
 from .processes import deaf_to_sigint, worker_context
 from .screen import Counts, Say
 from .shards import ShardWriter
 from .signals import SignalError, catch, check, die_of, held, let_go
-from .tasks import ShardTask
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -19,7 +19,7 @@ from pico_banana.schema import columns
 
 from .output.ledger import Ledger, numbers_of
 from .output.store import Store
-from .retry import Retry
+from .planning.retry import Retry
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -29,7 +29,7 @@ from .output.finished import ConfigReport
 from .output.ledger import LEDGER_FORMAT, Ledger, ShardLedger
 from .output.store import Store, dump_json
 from .output.verify import file_faults
-from .plan import differences
+from .planning.plan import differences
 from .signals import check
 
 if TYPE_CHECKING:

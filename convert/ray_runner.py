@@ -29,10 +29,10 @@ from pico_banana.open_images.tars import check_open_images
 from .options import ConvertSettings
 from .output.ledger import Ledger, ShardLedger
 from .output.store import Store
+from .planning.task import ShardTask
 from .screen import Counts, Say
 from .shards import ShardWriter
 from .signals import ENDING, check
-from .tasks import ShardTask
 
 if TYPE_CHECKING:
     from typing_extensions import Self

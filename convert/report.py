@@ -14,12 +14,12 @@ from rich.table import Table
 from pico_banana.missing import MissingReason
 from pico_banana.schema import category_of
 
-from .estimate import CPU_S_PER_GB, CPU_S_PER_IMAGE, REQUEST_S, Estimate
 from .options import ConvertSettings
 from .outcome import Outcome
 from .output.store import Store
 from .output.verify import Accounts
-from .plan import Plan
+from .planning.estimate import CPU_S_PER_GB, CPU_S_PER_IMAGE, REQUEST_S, Estimate
+from .planning.plan import Plan
 from .runs import read_traffic, shown_host, traffic_tables
 from .text import printable, short
 

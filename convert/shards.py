@@ -32,8 +32,8 @@ from .output.disk_budget import DiskBudget
 from .output.ledger import Ledger, MissingEntry, ShardLedger, stretches
 from .output.parquet_file import LinkedFile, ParquetFile
 from .output.store import HashingFile, Store
-from .plan import Part
-from .tasks import ShardTask
+from .planning.plan import Part
+from .planning.task import ShardTask
 
 if TYPE_CHECKING:  # it takes long to import, and where images are links nothing is fetched
     from pico_banana.fetching.fetcher import Fetcher

@@ -16,10 +16,10 @@ from .options import ConvertSettings
 from .output.disk_budget import DiskBudget
 from .output.ledger import ShardLedger
 from .output.store import Store
+from .planning.task import ShardTask
 from .screen import Counts, Say
 from .shards import ShardWriter
 from .signals import check
-from .tasks import ShardTask
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pico_banana.convert.options import ConvertSettings
-from pico_banana.convert.planner import make_plan
+from pico_banana.convert.planning.make_plan import make_plan
 from pico_banana.release.columns import (
     columns_of,
     known_columns,

@@ -22,7 +22,7 @@ import pytest
 
 from pico_banana.convert.demo.sample_release import SampleRelease, make_sample_release
 from pico_banana.convert.options import ConvertSettings
-from pico_banana.convert.planner import make_plan
+from pico_banana.convert.planning.make_plan import make_plan
 from pico_banana.errors import ReleaseError
 from pico_banana.fetching.fetcher import Fetcher
 from pico_banana.fetching.sources import Sources
@@ -465,7 +465,7 @@ def assert_unseen(secret: str, folder: Path, *shown: bytes) -> None:
 def test_a_file_of_bad_lines_alone_is_no_release(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pico_banana.convert.planner._MOST_BAD", 10)
+    monkeypatch.setattr("pico_banana.convert.planning.make_plan._MOST_BAD", 10)
     jsonl = tmp_path / "sft.jsonl"
     settings = build_settings(ConvertSettings, {})
     manifest = Release(settings).manifest("sft")

@@ -16,7 +16,7 @@ from pico_banana.convert.options import ConvertSettings
 from pico_banana.convert.output.ledger import Ledger, numbers_of
 from pico_banana.convert.output.store import Store
 from pico_banana.convert.output.verify import verify
-from pico_banana.convert.planner import make_plan
+from pico_banana.convert.planning.make_plan import make_plan
 from pico_banana.errors import SettingError, UsageError
 from pico_banana.open_images.index import open_index
 from pico_banana.reading.reader import Reader

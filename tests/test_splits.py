@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 import pico_banana_400k
 from pico_banana.convert.demo.sample_release import make_sample_release
 from pico_banana.convert.options import ConvertSettings
-from pico_banana.convert.planner import make_plan
+from pico_banana.convert.planning.make_plan import make_plan
 from pico_banana.reading.reader import Reader
 from pico_banana.release.files import Release
 from pico_banana.schema import CONFIGS, EDIT_TYPES

@@ -25,11 +25,11 @@ from pico_banana.release.records import BadRecord, Line, Record, parse_line
 from pico_banana.release.selection import SPLITS, Selection
 from pico_banana.schema import category_of
 
-from .interpreter import without_collection
-from .options import ConvertSettings
+from ..interpreter import without_collection
+from ..options import ConvertSettings
+from ..signals import check
 from .plan import Plan, PlannedShard
-from .signals import check
-from .tasks import PackedPhotos, ShardDigest, places_of
+from .task import PackedPhotos, ShardDigest, places_of
 
 __all__ = ["make_plan"]
 

@@ -15,9 +15,9 @@ import orjson
 from pico_banana.open_images.index import Index, Photo
 from pico_banana.release.records import BadRecord, Line, Record
 
-from .output.ledger import LEDGER_FORMAT, stretches
+from ..output.ledger import LEDGER_FORMAT, stretches
 from .retry import Retry
-from .tasks import PackedLines, PackedPhotos, ShardTask
+from .task import PackedLines, PackedPhotos, ShardTask
 
 __all__ = [
     "Part",

@@ -27,8 +27,8 @@ from pico_banana.storage.cache import replacing
 from pico_banana.storage.remote import RemoteFile
 from pico_banana.urls import photo_of
 
-from .screen import Shown
-from .text import printable
+from ..screen import Shown
+from ..text import printable
 
 __all__ = ["Coverage", "IndexReport", "report_index", "show_index"]
 

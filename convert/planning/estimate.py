@@ -15,7 +15,7 @@ from pico_banana.errors import SettingError
 from pico_banana.settings import HostBudget
 from pico_banana.urls import BUCKET, FLICKR_HOSTS, host_of, mirrored
 
-from .options import ConvertSettings
+from ..options import ConvertSettings
 from .plan import Plan
 
 __all__ = ["Estimate", "HostLoad", "bits_per_s", "estimate"]

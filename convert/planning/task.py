@@ -18,8 +18,8 @@ from pico_banana.open_images.index import Index, Photo, photo_columns, photos_of
 from pico_banana.release.columns import Numbers
 from pico_banana.release.records import MAX_LINE_BYTES, Line, line_of
 
-from .options import ConvertSettings
-from .output.ledger import stretches
+from ..options import ConvertSettings
+from ..output.ledger import stretches
 from .retry import Retry
 
 __all__ = ["PackedLines", "PackedPhotos", "ShardDigest", "ShardTask", "places_of"]

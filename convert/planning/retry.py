@@ -8,8 +8,8 @@ from typing import Any
 
 from pico_banana.missing import MissingReason
 
-from .options import RetryScope
-from .output.ledger import ShardLedger
+from ..options import RetryScope
+from ..output.ledger import ShardLedger
 
 __all__ = ["Retry", "retries_of", "told"]
 
