@@ -44,8 +44,8 @@ def _end(number: int) -> None:
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
     # Not by way of Python's own end: it waits for threads, one of which may look up a host.
-    if "pico_banana.convert.processes" in sys.modules:
-        sys.modules["pico_banana.convert.processes"].sweep()
+    if "pico_banana.convert.running.processes" in sys.modules:
+        sys.modules["pico_banana.convert.running.processes"].sweep()
     os._exit(128 + number)
 
 

@@ -316,7 +316,7 @@ def convert(  # noqa: PLR0913  (a command has the flags that it has)
     }
     publishing = _publishing(publish_to, flags)
     if settings.images == "bytes" and runner == "local":
-        from .processes import load  # noqa: PLC0415
+        from .running.processes import load  # noqa: PLC0415
 
         load()
     from .conversion import convert as carry_out  # noqa: PLC0415

@@ -21,9 +21,7 @@ from pico_banana.release.files import Release
 from pico_banana.schema import CONFIGS
 from pico_banana.storage.cache import cache_folder
 
-from .base import Runner
 from .interpreter import without_collection, without_pandas
-from .local import LocalRunner
 from .options import ConvertSettings, RunOptions
 from .outcome import Outcome
 from .output.card import CARD_NAME, write_card
@@ -36,10 +34,12 @@ from .planning.make_plan import make_plan
 from .planning.plan import Plan, differences
 from .planning.retry import Retry, retries_of, told
 from .planning.task import ShardTask
-from .processes import worker_context
+from .running.base import Runner
+from .running.local import LocalRunner
+from .running.processes import worker_context
+from .running.threads import ThreadRunner
 from .runs import RUNS_FOLDER, recorded
 from .screen import Shown
-from .threads import ThreadRunner
 
 if TYPE_CHECKING:
     from .publication import Publication
@@ -343,7 +343,7 @@ class _Conversion:
     def _runner(self, shards: int, disk: DiskBudget | None) -> Runner:
         options, say = self.options, self.shown.say
         if options.runner == "ray":
-            from .ray_runner import RayRunner  # noqa: PLC0415  (an extra)
+            from .running.on_ray import RayRunner  # noqa: PLC0415  (an extra)
 
             return RayRunner(self.settings, self.store, options.workers, say, options.ray_address)
         kind = LocalRunner if self.settings.images == "bytes" else ThreadRunner

@@ -22,7 +22,7 @@ pytest.importorskip("ray")
 from pico_banana.convert.demo.sample_release import SampleRelease, make_sample_release
 from pico_banana.convert.options import ConvertSettings
 from pico_banana.convert.output.store import Store
-from pico_banana.convert.ray_runner import _carry_out, _Shared
+from pico_banana.convert.running.on_ray import _carry_out, _Shared
 from pico_banana.errors import WorkError
 from pico_banana.hosts.leases import LeaseServer
 from pico_banana.settings import Settings, build_settings

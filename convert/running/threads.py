@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING
 from pico_banana.errors import WorkError
 from pico_banana.hosts.traffic import Traffic
 
+from ..options import ConvertSettings
+from ..output.disk_budget import DiskBudget
+from ..output.ledger import ShardLedger
+from ..output.store import Store
+from ..planning.task import ShardTask
+from ..screen import Counts, Say
+from ..signals import check
 from .base import TICK_S
-from .options import ConvertSettings
-from .output.disk_budget import DiskBudget
-from .output.ledger import ShardLedger
-from .output.store import Store
-from .planning.task import ShardTask
-from .screen import Counts, Say
-from .shards import ShardWriter
-from .signals import check
+from .shard_writer import ShardWriter
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -19,7 +19,7 @@ from pico_banana.hosts.scratch import make_scratch
 
 __all__ = ["deaf_to_sigint", "load", "sweep", "worker_context"]
 
-_LOADED = ["pico_banana.convert.local", "pico_banana.fetching.fetcher"]
+_LOADED = ["pico_banana.convert.running.local", "pico_banana.fetching.fetcher"]
 _AFTER_ITS_OWN = -200
 """`multiprocessing` deletes its folder at -100, and complains where it is gone."""
 

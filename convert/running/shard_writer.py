@@ -25,15 +25,15 @@ from pico_banana.reading.examples import Example, image_refs, linked, make_examp
 from pico_banana.release.columns import columns_of, known_columns
 from pico_banana.release.records import Line, Record, parse_line
 
-from .interpreter import without_collection
+from ..interpreter import without_collection
+from ..options import ConvertSettings
+from ..output.disk_budget import DiskBudget
+from ..output.ledger import Ledger, MissingEntry, ShardLedger, stretches
+from ..output.parquet_file import LinkedFile, ParquetFile
+from ..output.store import HashingFile, Store
+from ..planning.plan import Part
+from ..planning.task import ShardTask
 from .old_shard import OldShard
-from .options import ConvertSettings
-from .output.disk_budget import DiskBudget
-from .output.ledger import Ledger, MissingEntry, ShardLedger, stretches
-from .output.parquet_file import LinkedFile, ParquetFile
-from .output.store import HashingFile, Store
-from .planning.plan import Part
-from .planning.task import ShardTask
 
 if TYPE_CHECKING:  # it takes long to import, and where images are links nothing is fetched
     from pico_banana.fetching.fetcher import Fetcher

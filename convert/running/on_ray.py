@@ -26,13 +26,13 @@ from pico_banana.hosts.leases import LeaseServer
 from pico_banana.hosts.traffic import Traffic
 from pico_banana.open_images.tars import check_open_images
 
-from .options import ConvertSettings
-from .output.ledger import Ledger, ShardLedger
-from .output.store import Store
-from .planning.task import ShardTask
-from .screen import Counts, Say
-from .shards import ShardWriter
-from .signals import ENDING, check
+from ..options import ConvertSettings
+from ..output.ledger import Ledger, ShardLedger
+from ..output.store import Store
+from ..planning.task import ShardTask
+from ..screen import Counts, Say
+from ..signals import ENDING, check
+from .shard_writer import ShardWriter
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -21,17 +21,17 @@ from pico_banana.errors import WorkError
 from pico_banana.hosts.leases import LeaseServer
 from pico_banana.hosts.traffic import Traffic
 
+from ..interpreter import without_pandas
+from ..options import ConvertSettings
+from ..output.disk_budget import DiskBudget
+from ..output.ledger import ShardLedger
+from ..output.store import Store
+from ..planning.task import ShardTask
+from ..screen import Counts, Say
+from ..signals import SignalError, catch, check, die_of, held, let_go
 from .base import TICK_S
-from .interpreter import without_pandas
-from .options import ConvertSettings
-from .output.disk_budget import DiskBudget
-from .output.ledger import ShardLedger
-from .output.store import Store
-from .planning.task import ShardTask
 from .processes import deaf_to_sigint, worker_context
-from .screen import Counts, Say
-from .shards import ShardWriter
-from .signals import SignalError, catch, check, die_of, held, let_go
+from .shard_writer import ShardWriter
 
 if TYPE_CHECKING:
     from typing_extensions import Self

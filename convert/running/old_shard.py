@@ -17,9 +17,9 @@ from pico_banana.reading.examples import image_columns
 from pico_banana.release.records import Record
 from pico_banana.schema import columns
 
-from .output.ledger import Ledger, numbers_of
-from .output.store import Store
-from .planning.retry import Retry
+from ..output.ledger import Ledger, numbers_of
+from ..output.store import Store
+from ..planning.retry import Retry
 
 if TYPE_CHECKING:
     from typing_extensions import Self

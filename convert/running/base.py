@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Protocol
 
 from pico_banana.hosts.traffic import Traffic
 
-from .output.ledger import ShardLedger
-from .planning.task import ShardTask
-from .screen import Counts
+from ..output.ledger import ShardLedger
+from ..planning.task import ShardTask
+from ..screen import Counts
 
 if TYPE_CHECKING:
     from typing_extensions import Self
