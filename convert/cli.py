@@ -419,8 +419,8 @@ def publish(
     settings_file: SettingsFile = None,
 ) -> None:
     """Publish an output to the Hub, private by default; continues what is there."""
-    from .publish import publish as publish_output  # noqa: PLC0415
-    from .publish import publish_card  # noqa: PLC0415
+    from .publishing.publish import publish as publish_output  # noqa: PLC0415
+    from .publishing.publish import publish_card  # noqa: PLC0415
     from .report import show_publication  # noqa: PLC0415
     from .screen import Shown  # noqa: PLC0415
 

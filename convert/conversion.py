@@ -42,7 +42,7 @@ from .runs import RUNS_FOLDER, recorded
 from .screen import Shown
 
 if TYPE_CHECKING:
-    from .publication import Publication
+    from .publishing.publication import Publication
 
 __all__ = ["convert", "plan_configs"]
 
@@ -407,7 +407,7 @@ def _publication(options: RunOptions, store: Store, shown: Shown) -> Publication
             "it, then `pico-banana publish OUT REPO`",
             store.root,
         )
-    from .publication import Publication  # noqa: PLC0415  (its library is slow to import)
+    from .publishing.publication import Publication  # noqa: PLC0415  (its library is slow to import)
 
     return Publication(options.publish, store, shown.say)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from .output.finished import ConfigReport
 
 if TYPE_CHECKING:  # its library is slow to import
-    from .publication import Publication
+    from .publishing.publication import Publication
 
 __all__ = ["Outcome"]
 

@@ -24,7 +24,7 @@ from .runs import read_traffic, shown_host, traffic_tables
 from .text import printable, short
 
 if TYPE_CHECKING:  # its library is slow to import
-    from .publication import Publication
+    from .publishing.publication import Publication
 
 __all__ = [
     "counted",

@@ -9,14 +9,14 @@ from huggingface_hub import CommitOperationAdd
 from pico_banana.errors import OutputError, UsageError, WorkError
 from pico_banana.schema import CONFIGS, columns
 
-from .hub import Repository, repository_id
-from .options import PublishOptions
-from .output.card import CARD_NAME, card_of_pushed
-from .output.finished import ConfigReport, read_reports
-from .output.ledger import Ledger
-from .output.store import Store
+from ..options import PublishOptions
+from ..output.card import CARD_NAME, card_of_pushed
+from ..output.finished import ConfigReport, read_reports
+from ..output.ledger import Ledger
+from ..output.store import Store
+from ..screen import Shown
 from .publication import Publication, check_file
-from .screen import Shown
+from .repository import Repository, repository_id
 
 __all__ = ["publish", "publish_card"]
 

@@ -21,21 +21,21 @@ from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-def
 from pico_banana.errors import PicoBananaError, UsageError, WorkError
 from pico_banana.schema import CONFIGS, arrow_schema
 
-from .hub import Repository, repository_id
-from .options import PublishOptions
-from .output.card import CARD_NAME, card_of
-from .output.disk_budget import DiskBudget
-from .output.finished import ConfigReport
-from .output.ledger import LEDGER_FORMAT, Ledger, ShardLedger
-from .output.store import Store, dump_json
-from .output.verify import file_faults
-from .planning.plan import differences
-from .signals import check
+from ..options import PublishOptions
+from ..output.card import CARD_NAME, card_of
+from ..output.disk_budget import DiskBudget
+from ..output.finished import ConfigReport
+from ..output.ledger import LEDGER_FORMAT, Ledger, ShardLedger
+from ..output.store import Store, dump_json
+from ..output.verify import file_faults
+from ..planning.plan import differences
+from ..signals import check
+from .repository import Repository, repository_id
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from .screen import Say
+    from ..screen import Say
 
 __all__ = ["Publication", "check_file"]
 
