@@ -197,7 +197,7 @@ def plan(
     """Show what would be converted: records, shards, edit types, bytes, odd and bad records."""
     from .conversion import plan_configs  # noqa: PLC0415  (--help need not wait for Arrow)
     from .planning.estimate import bits_per_s, estimate  # noqa: PLC0415
-    from .report import show_estimate, show_plan  # noqa: PLC0415
+    from .reporting.tables import show_estimate, show_plan  # noqa: PLC0415
     from .screen import Shown  # noqa: PLC0415
 
     settings = _settings(arguments, settings_file)
@@ -322,7 +322,7 @@ def convert(  # noqa: PLR0913  (a command has the flags that it has)
     from .conversion import convert as carry_out  # noqa: PLC0415
     from .options import Slice  # noqa: PLC0415
     from .output.store import Store  # noqa: PLC0415
-    from .report import show_outcome, show_publication  # noqa: PLC0415
+    from .reporting.tables import show_outcome, show_publication  # noqa: PLC0415
     from .screen import Shown  # noqa: PLC0415
 
     allowed = MaxMissing.parse(max_missing) if max_missing is not None else None
@@ -355,7 +355,7 @@ def finish(
 ) -> None:
     """Look whether slices have made all of an output, and write its card."""
     from .finish import finish as put_together  # noqa: PLC0415
-    from .report import show_outcome  # noqa: PLC0415
+    from .reporting.tables import show_outcome  # noqa: PLC0415
     from .screen import Shown  # noqa: PLC0415
 
     store = _store(output, settings_file)
@@ -376,7 +376,7 @@ def verify(
 ) -> None:
     """Check every file against its ledger, and that every record is accounted for."""
     from .output.verify import verify as find_faults  # noqa: PLC0415
-    from .report import counted, show_accounts, show_runs  # noqa: PLC0415
+    from .reporting.tables import counted, show_accounts, show_runs  # noqa: PLC0415
 
     if check not in ("header", "decode"):
         raise SettingError("check", check, "must be header or decode")
@@ -421,7 +421,7 @@ def publish(
     """Publish an output to the Hub, private by default; continues what is there."""
     from .publishing.publish import publish as publish_output  # noqa: PLC0415
     from .publishing.publish import publish_card  # noqa: PLC0415
-    from .report import show_publication  # noqa: PLC0415
+    from .reporting.tables import show_publication  # noqa: PLC0415
     from .screen import Shown  # noqa: PLC0415
 
     if len(places) != (1 if card_only else 2):

@@ -23,7 +23,6 @@ from pico_banana.storage.cache import cache_folder
 
 from .interpreter import without_collection, without_pandas
 from .options import ConvertSettings, RunOptions
-from .outcome import Outcome
 from .output.card import CARD_NAME, write_card
 from .output.disk_budget import DiskBudget
 from .output.finished import read_reports
@@ -34,11 +33,12 @@ from .planning.make_plan import make_plan
 from .planning.plan import Plan, differences
 from .planning.retry import Retry, retries_of, told
 from .planning.task import ShardTask
+from .reporting.outcome import Outcome
+from .reporting.run_log import RUNS_FOLDER, recorded
 from .running.base import Runner
 from .running.local import LocalRunner
 from .running.processes import worker_context
 from .running.threads import ThreadRunner
-from .runs import RUNS_FOLDER, recorded
 from .screen import Shown
 
 if TYPE_CHECKING:

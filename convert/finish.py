@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from pico_banana.errors import OutputError, WorkError
 from pico_banana.schema import CONFIGS
 
-from .outcome import Outcome
 from .output.card import write_card
 from .output.finished import ConfigReport, read_reports
 from .output.ledger import Ledger
 from .output.lock import locked
 from .output.store import Store
+from .reporting.outcome import Outcome
 from .screen import Shown
 
 __all__ = ["finish"]

@@ -24,9 +24,9 @@ from pico_banana import __version__
 from pico_banana.errors import OutputError, PicoBananaError, WriteError
 from pico_banana.hosts.traffic import HostTraffic, Traffic
 
-from .output.store import Store, dump_json
-from .screen import Shown
-from .text import printable
+from ..output.store import Store, dump_json
+from ..screen import Shown
+from ..text import printable
 
 __all__ = ["RUNS_FOLDER", "Run", "read_traffic", "recorded", "shown_host", "traffic_tables"]
 

@@ -14,17 +14,17 @@ from rich.table import Table
 from pico_banana.missing import MissingReason
 from pico_banana.schema import category_of
 
-from .options import ConvertSettings
+from ..options import ConvertSettings
+from ..output.store import Store
+from ..output.verify import Accounts
+from ..planning.estimate import CPU_S_PER_GB, CPU_S_PER_IMAGE, REQUEST_S, Estimate
+from ..planning.plan import Plan
+from ..text import printable, short
 from .outcome import Outcome
-from .output.store import Store
-from .output.verify import Accounts
-from .planning.estimate import CPU_S_PER_GB, CPU_S_PER_IMAGE, REQUEST_S, Estimate
-from .planning.plan import Plan
-from .runs import read_traffic, shown_host, traffic_tables
-from .text import printable, short
+from .run_log import read_traffic, shown_host, traffic_tables
 
 if TYPE_CHECKING:  # its library is slow to import
-    from .publishing.publication import Publication
+    from ..publishing.publication import Publication
 
 __all__ = [
     "counted",

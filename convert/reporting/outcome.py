@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from .output.finished import ConfigReport
+from ..output.finished import ConfigReport
 
 if TYPE_CHECKING:  # its library is slow to import
-    from .publishing.publication import Publication
+    from ..publishing.publication import Publication
 
 __all__ = ["Outcome"]
 
