@@ -10,8 +10,9 @@ PicoBananaError
     ├── TooManyMissingError more is missing than the user allows     .missing .allowed
     └── WriteError          the output cannot be written any more    .path
 
-An image that cannot be had is no exception but a typed `pico_banana.fetching.fetcher.Missing`, and a line
-that is no record is a `pico_banana.release.records.BadRecord`: both are counted and the work goes on.
+An image that cannot be had is no exception but a typed `pico_banana.missing.Missing`, and a line
+that is no record is a `pico_banana.release.records.BadRecord`: both are counted, and the work goes
+on.
 """
 
 from __future__ import annotations

@@ -183,7 +183,7 @@ def test_a_file_that_goes_away_meanwhile(cdn):
 
 KEEP = """
 import os, resource, signal, sys
-from pico_banana.remote import RemoteFile
+from pico_banana.storage.remote import RemoteFile
 url, end, most = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 if most:
     resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))

@@ -757,9 +757,9 @@ def test_a_fetcher_travels_to_another_process(release):
 
 SCRIPT = """
 import os, sys
-from pico_banana.fetch import Fetcher
+from pico_banana.fetching.fetcher import Fetcher
 from pico_banana.settings import Settings, build_settings
-from pico_banana.sources import Sources
+from pico_banana.fetching.sources import Sources
 
 fetch = {"backoff_s": 0.001, "read_timeout_s": 20}
 settings = build_settings(Settings, {"cdn": sys.argv[1] + "/cdn"}, {"fetch": fetch})

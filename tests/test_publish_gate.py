@@ -292,7 +292,7 @@ def test_the_card_of_what_push_to_hub_pushed(release: SampleRelease, tmp_path: P
 
 
 PATIENCE = """
-from pico_banana.convert.hub import Patience, Repository
+from pico_banana.convert.publishing.repository import Patience, Repository
 from pico_banana.errors import UsageError
 
 said = []

@@ -318,7 +318,7 @@ def test_a_broken_fetch_leaves_nothing_and_is_tried_again(folder, cdn, answer):
 
 KEEP = """
 import sys
-from pico_banana.remote import RemoteFile
+from pico_banana.storage.remote import RemoteFile
 print(RemoteFile(sys.argv[1], {}).kept("jsonl"))
 """
 

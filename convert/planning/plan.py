@@ -40,7 +40,8 @@ class PlannedShard:
         offsets: where these lines begin in the JSONL file.
         rows: their photos' rows in the index, -1 where a photo is not listed.
         resolved: what the manifest says of the paths that its lines need it for.
-        is_usual: whether all its lines were found to be as usual, see `pico_banana.release.columns`.
+        is_usual: whether all its lines were found to be as `pico_banana.release.columns` takes
+            them.
         digest: see `ShardDigest`; hex once the plan is made.
         name: file name without `.parquet`, once the plan is made.
     """

@@ -171,8 +171,8 @@ def linked(
 
     Args:
         config: sft, preference or multi_turn.
-        records: the records, at least one, as `pico_banana.release.columns.RECORD_COLUMNS`; their texts
-            together must have less than 2 GiB.
+        records: the records, at least one, as `pico_banana.release.columns.RECORD_COLUMNS`; their
+            texts together must have less than 2 GiB.
         photos: what Open Images says of the input of each, as `photo_columns`.
         links: the addresses of images.
     """

@@ -5,5 +5,5 @@
 | `records` | a JSONL line → a frozen record, or a bad record with its reason |
 | `columns` | thousands of usual lines → records as Arrow columns, at once |
 | `selection` | which records, in which split; pure |
-| `files` | a release's JSONL files by ranges of bytes; manifests; what tells its rows from another's |
+| `files` | JSONL files by ranges of bytes; manifests; what tells a release's rows from another's |
 """

@@ -2,7 +2,8 @@
 
 What takes a record at a time takes long with 386,000 of them. Arrow's JSON reader parses thousands
 of lines at once, and what they hold is checked by column. A block in which anything is unusual is
-left to `pico_banana.release.records`, which knows of every oddity and has the last word on what a line is.
+left to `pico_banana.release.records`, which knows of every oddity and has the last word on what a
+line is.
 """
 
 from __future__ import annotations
