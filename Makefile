@@ -7,7 +7,7 @@ NEWEST = 5.2.0
 OLDER = $(filter-out $(NEWEST),$(DATASETS))
 CONSTRAINTS = constraints/datasets-$(NEWEST).txt
 PIP_INSTALL = -m pip install --quiet --disable-pip-version-check
-ON_ALL_VERSIONS = tests/test_loader.py tests/test_streaming.py tests/test_push.py tests/test_published.py
+ON_ALL_VERSIONS = tests/test_loader.py tests/reading/test_stream.py tests/publishing/test_push.py tests/publishing/test_published.py
 READ_BACK = .venvs/read-back
 
 # Nothing that a task loads lands in the user's caches, or comes from them.
@@ -28,7 +28,7 @@ test: .venv/dev.stamp  ## the tests, of the soak its short form; ARGS="-k word" 
 
 soak: .venv/torch.stamp  ## the long form of the tests that take minutes, with their figures; those with torch, gigabytes
 	$(CACHES) SOAK=long .venv/bin/python -m pytest -m soak --capture=no $(ARGS)
-	$(CACHES) .venv/bin/python -m pytest -k torch tests/test_streaming.py tests/test_example_scripts.py
+	$(CACHES) .venv/bin/python -m pytest -k torch tests/reading/test_stream.py tests/test_example_scripts.py
 
 bench: .venv/dev.stamp .venvs/img2dataset/peer.stamp  ## the benchmarks, beside their peers, into benchmarks/README.md; some 15 minutes
 	$(CACHES) .venv/bin/python -m benchmarks $(ARGS)

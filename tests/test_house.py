@@ -1,8 +1,11 @@
 """The house stands as ARCHITECTURE.md says: imports, packaging, first lines, nothing foreign."""
 
 import ast
+import graphlib
 import importlib.metadata
+import importlib.util
 import os
+import pkgutil
 import re
 import shutil
 import subprocess
@@ -13,29 +16,74 @@ from pathlib import Path
 import pytest
 
 import pico_banana
+from pico_banana.convert.running import processes
 
 ROOT = Path(__file__).parent.parent
 LOADER = ROOT / "pico_banana_400k.py"
-LIBRARY = sorted((ROOT / "pico_banana").glob("*.py"))
-CONVERTER = sorted((ROOT / "convert").glob("*.py"))
+LIBRARY = sorted(
+    path
+    for path in (ROOT / "pico_banana").rglob("*.py")
+    if not path.is_relative_to(ROOT / "pico_banana" / "convert")  # a link
+)
+CONVERTER = sorted((ROOT / "convert").rglob("*.py"))
 MODULES = [LOADER, *LIBRARY, *CONVERTER]
+
+# From the ground up: a file imports only from its own room and from rooms before it. What stands
+# in a room's folder belongs to the room; of what stands beside the rooms, each is named here.
+ROOMS = {
+    "pico_banana": {
+        "ground": "__init__ errors missing urls arrow schema setting_types settings",
+        **dict.fromkeys(("hosts", "storage", "release", "open_images", "fetching", "reading"), ""),
+    },
+    "convert": {
+        "ground": "__init__ signals text screen interpreter options",
+        **dict.fromkeys(("demo", "output", "planning", "running", "publishing", "reporting"), ""),
+        "top": "conversion finish cli __main__",
+    },
+}
+FLOORS = ["pico_banana", "convert"]
+ORDER = [(floor, room) for floor in FLOORS for room in ROOMS[floor]]
 
 
 def name_of(path):
     return os.fspath(path.relative_to(ROOT))
 
 
+def module_of(path):
+    """The dotted name by which a file is imported."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    if parts[0] == "convert":
+        parts = ("pico_banana", *parts)
+    return ".".join(parts).removesuffix(".__init__")
+
+
+PATH_OF = {module_of(path): path for path in MODULES}
+
+
+def room_of(path):
+    """A file's floor and room; None where it is in no room."""
+    floor, *folders, name = path.relative_to(ROOT).parts
+    if folders:
+        return (floor, folders[0]) if folders[0] in ROOMS[floor] else None
+    rooms = [room for room, files in ROOMS[floor].items() if Path(name).stem in files.split()]
+    return (floor, rooms[0]) if rooms else None
+
+
 def imports(path):
-    """What a module imports, wherever in it: dotted names, relative ones with their dots."""
+    """What a module imports, wherever in it, lazily and for types too: absolute dotted names."""
+    package = module_of(path) if path.name == "__init__.py" else module_of(path).rpartition(".")[0]
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            base = "." * node.level + (node.module or "")
+            base = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
             yield base
-            yield from (
-                f"{base.rstrip('.')}.{alias.name}" for alias in node.names if not node.level
-            )
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+
+
+def imported_files(path):
+    """The project's files that a module imports."""
+    return {PATH_OF[name] for name in imports(path) if name in PATH_OF} - {path}
 
 
 def within(name, package):
@@ -46,10 +94,31 @@ def imported(path, *packages):
     return [name for name in imports(path) if any(within(name, package) for package in packages)]
 
 
+@pytest.mark.parametrize("path", [*LIBRARY, *CONVERTER], ids=name_of)
+def test_a_file_stands_in_a_room_and_imports_only_from_those_before_it(path):
+    room = room_of(path)
+    assert room is not None, "it stands in no room: see ROOMS above, and ARCHITECTURE.md"
+    later = ORDER[ORDER.index(room) + 1 :]
+    assert [name_of(one) for one in imported_files(path) if room_of(one) in later] == []
+
+
+def test_every_room_has_files():
+    assert {room_of(path) for path in [*LIBRARY, *CONVERTER]} == {*ORDER}
+
+
+def test_no_file_imports_itself_by_way_of_others():
+    # A room's own docstring file imports nothing, and is imported with every file of the room.
+    graph = {path: imported_files(path) for path in MODULES}
+    try:
+        order = [*graphlib.TopologicalSorter(graph).static_order()]
+    except graphlib.CycleError as error:
+        raise AssertionError(" <- ".join(map(name_of, error.args[1]))) from None
+    assert len(order) == len(MODULES) > 80
+
+
 @pytest.mark.parametrize("path", LIBRARY, ids=name_of)
 def test_the_library_imports_neither_loader_nor_converter(path):
     assert imported(path, "pico_banana_400k", "pico_banana.convert", "convert") == []
-    assert [name for name in imports(path) if name.startswith(".")] == []
 
 
 @pytest.mark.parametrize("path", LIBRARY, ids=name_of)
@@ -63,13 +132,11 @@ def test_the_loader_does_not_import_the_converter():
 
 
 @pytest.mark.parametrize("path", CONVERTER, ids=name_of)
-def test_the_converter_imports_siblings_relatively_and_never_the_loader(path):
-    assert imported(path, "pico_banana_400k", "pico_banana.convert", "convert") == []
-    siblings = {one.stem for one in CONVERTER}
-    for name in imports(path):
-        if name.startswith("."):
-            assert re.fullmatch(r"\.(\w+)", name), name
-            assert name[1:] in siblings, name
+def test_the_converter_imports_itself_relatively_and_never_the_loader(path):
+    tree = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+    named = [node.module for node in tree if isinstance(node, ast.ImportFrom) and not node.level]
+    foreign = ("pico_banana_400k", "pico_banana.convert", "convert")
+    assert [name for name in named if any(within(name, package) for package in foreign)] == []
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
@@ -79,6 +146,41 @@ def test_the_first_line_of_a_module_is_one_sentence(path):
     first = docstring.splitlines()[0]
     assert first.endswith(".")
     assert not re.search(r"[.!?] [A-Z]", first), "more than one sentence"
+
+
+ROOM_FOLDERS = [ROOT / floor / room for floor, room in ORDER if room not in ("ground", "top")]
+
+
+@pytest.mark.parametrize("folder", ROOM_FOLDERS, ids=name_of)
+def test_a_room_says_what_it_knows_and_names_its_files(folder):
+    docstring = ast.get_docstring(ast.parse((folder / "__init__.py").read_text(encoding="utf-8")))
+    told = re.findall(r"^\| `(\w+)` \|", docstring or "", re.MULTILINE)
+    assert sorted(told) == sorted(
+        path.stem for path in folder.glob("*.py") if path.stem[:2] != "__"
+    )
+
+
+def strings():
+    """Names of modules that stand in strings: who moves a module may forget them."""
+    for path in [
+        *MODULES,
+        *sorted((ROOT / "tests").rglob("*.py")),
+        *(ROOT / "benchmarks").glob("*.py"),
+    ]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                for name in re.findall(r"\bpico_banana(?:\.\w+)+", node.value):
+                    yield name, name_of(path)
+
+
+@pytest.mark.parametrize(("name", "path"), sorted({*strings()}))
+def test_a_module_that_a_string_names_is_there(name, path):
+    assert pkgutil.resolve_name(name) is not None, path
+
+
+def test_what_workers_load_first_is_there():
+    assert processes.LOADED
+    assert {*processes.LOADED} <= {*PATH_OF}
 
 
 def test_the_installed_version_is_that_of_the_project():
@@ -152,8 +254,8 @@ def run_elsewhere(cwd, *words, path=None):
 def test_the_wheel_holds_the_house_and_no_bare_convert_or_configs(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     expected = {"pico_banana_400k.py", "pico_banana/py.typed"}
-    expected |= {f"pico_banana/{path.name}" for path in LIBRARY}
-    expected |= {f"pico_banana/convert/{path.name}" for path in CONVERTER}
+    expected |= {name_of(path) for path in LIBRARY}
+    expected |= {f"pico_banana/{name_of(path)}" for path in CONVERTER}
     expected |= {f"pico_banana/configs/{path.name}" for path in (ROOT / "configs").glob("*.yaml")}
     assert {name for name in names if ".dist-info/" not in name} == expected
 

@@ -25,7 +25,8 @@ from pico_banana.release.records import BadRecord, Record
 from pico_banana.release.selection import SPLITS, split_of
 from pico_banana.schema import CONFIGS, EDIT_TYPES
 from pico_banana.settings import Settings, build_settings, read_settings_file
-from tests import test_open_images, test_records
+from tests.open_images import test_index
+from tests.release import test_records
 
 FILES = {"sft": "sft", "preference": "preference", "multi_turn": "multi-turn"}
 MAKE = {
@@ -50,8 +51,8 @@ def place(tmp_path_factory):
             "https://h/images/a/listed.png\n", encoding="utf-8"
         )
     # Photos of even numbers are listed.
-    rows = [test_open_images.row(number, url(number)) for number in range(0, 12, 2)]
-    listed = test_open_images.write(root / "list.csv", rows)
+    rows = [test_index.row(number, url(number)) for number in range(0, 12, 2)]
+    listed = test_index.write(root / "list.csv", rows)
     given_always = {
         "cdn": root / "cdn",
         "open_images_metadata": listed,

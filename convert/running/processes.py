@@ -17,9 +17,10 @@ from multiprocessing.context import BaseContext
 
 from pico_banana.hosts.scratch import make_scratch
 
-__all__ = ["deaf_to_sigint", "load", "sweep", "worker_context"]
+__all__ = ["LOADED", "deaf_to_sigint", "load", "sweep", "worker_context"]
 
-_LOADED = ["pico_banana.convert.running.local", "pico_banana.fetching.fetcher"]
+LOADED = ("pico_banana.convert.running.local", "pico_banana.fetching.fetcher")
+"""What each worker needs: the fork server swallows it where one of them is not there."""
 _AFTER_ITS_OWN = -200
 """`multiprocessing` deletes its folder at -100, and complains where it is gone."""
 
@@ -51,7 +52,7 @@ def load() -> None:
             util.get_temp_dir()
         finally:
             tempfile.tempdir = before
-    multiprocessing.set_forkserver_preload(_LOADED)
+    multiprocessing.set_forkserver_preload([*LOADED])
     with deaf_to_sigint():
         forkserver.ensure_running()
 

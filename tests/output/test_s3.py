@@ -22,7 +22,7 @@ from tests.commands import (  # noqa: E402
 )
 from tests.fake_cdn import FakeCDN, status  # noqa: E402
 from tests.fake_hub import FakeHub  # noqa: E402
-from tests.publishing import parquet_of  # noqa: E402
+from tests.publish_commands import parquet_of  # noqa: E402
 
 BUCKET = "shelf"
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")

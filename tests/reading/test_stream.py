@@ -25,7 +25,7 @@ from tests import fake_cdn
 from tests.commands import QUICK_FETCH
 from tests.fake_cdn import FakeCDN
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SFT = 60
 MAJOR = int(datasets.__version__.partition(".")[0])
 LOSES_NO_BUFFER = 5

@@ -773,7 +773,7 @@ def run_script(server, text):
     script = SCRIPT + textwrap.dedent(text)
     return subprocess.run(
         [sys.executable, "-c", script, server.url],
-        cwd=Path(__file__).parent.parent,
+        cwd=Path(__file__).parents[2],
         capture_output=True,
         text=True,
         timeout=30,

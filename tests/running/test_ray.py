@@ -38,8 +38,8 @@ from tests.commands import (
     release_flags,
 )
 from tests.fake_cdn import FakeCDN, status
-from tests.test_s3 import BUCKET, fetch
-from tests.test_s3 import s3 as s3  # noqa: PLC0414  (a fixture)
+from tests.output.test_s3 import BUCKET, fetch
+from tests.output.test_s3 import s3 as s3  # noqa: PLC0414  (a fixture)
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
 

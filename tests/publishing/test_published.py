@@ -8,8 +8,8 @@ from pico_banana.convert.demo.sample_release import make_sample_release
 from pico_banana.schema import CONFIGS
 from tests.fake_hub import FakeHub
 from tests.make_read_back import check_bytes
-from tests.publishing import REPO, convert
-from tests.test_push import READ, client, digested, held_rows
+from tests.publish_commands import REPO, convert
+from tests.publishing.test_push import READ, client, digested, held_rows
 
 
 def test_plain_datasets_reads_the_published_bytes(tmp_path: Path):

@@ -26,8 +26,8 @@ from pico_banana.reading.reader import Reader
 from pico_banana.release.files import Release
 from pico_banana.schema import CONFIGS, EDIT_TYPES
 from pico_banana.settings import Settings, build_settings
-from tests import test_records
 from tests.commands import pico_banana, quick_settings, release_flags
+from tests.release import test_records
 
 FILES = {"sft": "sft", "preference": "preference", "multi_turn": "multi-turn"}
 SPLITS = ("train", "validation")

@@ -27,7 +27,7 @@ from tests.commands import (
 )
 from tests.fake_cdn import FakeCDN
 from tests.fake_hub import TOKEN, FakeHub
-from tests.publishing import (
+from tests.publish_commands import (
     REPO,
     check_loadable,
     committed,
