@@ -33,7 +33,7 @@ from datasets.exceptions import DatasetGenerationError
 from pico_banana.errors import PicoBananaError, SettingError, near
 from pico_banana.fetching.links import Links
 from pico_banana.reading.reader import Range, Reader
-from pico_banana.reading.stream import ExamplesStream, warn_of_flickr
+from pico_banana.reading.stream import ExamplesStream, warn_of_paces
 from pico_banana.release.files import Release
 from pico_banana.schema import CONFIGS, SCHEMA_VERSION, features
 from pico_banana.settings import Settings, build_settings
@@ -199,7 +199,7 @@ class PicoBanana400K(datasets.GeneratorBasedBuilder):  # type: ignore[misc]  # d
             MissingImageError: an image is missing for a reason that may pass.
         """
         if not self._is_prepared(*args, **given):
-            warn_of_flickr(self._settings(), given.get("num_proc") or 1)
+            warn_of_paces(self._settings(), given.get("num_proc") or 1)
             self._estimate()
         with tempfile.TemporaryDirectory(prefix="pico-banana-") as reports:
             self._reports = reports

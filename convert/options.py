@@ -10,9 +10,9 @@ from typing import Any, Literal, get_args
 from pydantic import ByteSize, Field, TypeAdapter, ValidationError
 
 from pico_banana.errors import SettingError
+from pico_banana.input_sources import SOURCES, input_sources_of
 from pico_banana.schema import SCHEMA_VERSION
 from pico_banana.settings import HostBudget, Settings
-from pico_banana.urls import FLICKR_HOSTS
 
 __all__ = [
     "ConvertSettings",
@@ -87,12 +87,11 @@ class ConvertSettings(Settings):
                 "row_group_rows": ROW_GROUP_ROWS,
                 **({"addresses": Links(self).addresses()} if self.images == "url" else {}),
             }
-        kinds = ("flickr" if source == "flickr" else "open_images" for source in self.sources)
         return {
             "schema": SCHEMA_VERSION,
             "images": self.images,
             "on_missing": self.on_missing,
-            "input_sources": list(dict.fromkeys(kinds)),
+            "input_sources": input_sources_of(self.sources),
             "check": self.check,
             "max_image_bytes": self.fetch.max_image_bytes,
             "max_pixels": self.fetch.max_pixels,
@@ -252,11 +251,11 @@ class Slice:
 
     def overrun(self, settings: ConvertSettings) -> list[str]:
         """Return the globs of hosts that have fewer connections than slices run at once."""
-        asks_flickr = "flickr" in settings.sources
+        unasked = {one.hosts for name, one in SOURCES.items() if name not in settings.sources}
         return [
             glob
             for glob, budget in settings.fetch.hosts.items()
-            if budget.connections < self.at_once and (asks_flickr or glob != FLICKR_HOSTS)
+            if budget.connections < self.at_once and glob not in unasked
         ]
 
 

@@ -11,6 +11,7 @@ from pydantic import BeforeValidator
 from pydantic_core import PydanticCustomError
 
 from pico_banana.errors import bare_url, holds_password, near
+from pico_banana.input_sources import SOURCES
 from pico_banana.schema import EDIT_CATEGORIES, EDIT_TYPES, slug_of
 from pico_banana.urls import Host
 
@@ -23,6 +24,7 @@ __all__ = [
     "MetadataPlace",
     "Mirrors",
     "Place",
+    "SourceNames",
 ]
 
 # "word" errors are shown as they are, without the value that was given: it may be a secret.
@@ -127,6 +129,23 @@ def _one_of(names: tuple[str, ...]) -> Any:
     return validate
 
 
+def _source_names(value: Any) -> tuple[str, ...]:
+    """Names of sources, in their order."""
+    names = [value] if isinstance(value, str) else _listed(value)
+    for name in names:
+        if name not in SOURCES:
+            raise PydanticCustomError(
+                "word",
+                "must be one of {listed}, but got {name}{near}",
+                {
+                    "listed": ", ".join(SOURCES),
+                    "name": repr(name),
+                    "near": near(str(name), SOURCES),
+                },
+            )
+    return tuple(names)
+
+
 def _ids(value: Any) -> tuple[str, ...]:
     """A list of ids, or the path of a file with one a line (on the command line `@FILE`)."""
     if isinstance(value, (str, os.PathLike)):
@@ -168,5 +187,6 @@ EditTypes = Annotated[
     tuple[str, ...], BeforeValidator(_one_of(tuple(kind.name for kind in EDIT_TYPES)))
 ]
 EditCategories = Annotated[tuple[str, ...], BeforeValidator(_one_of(EDIT_CATEGORIES))]
+SourceNames = Annotated[tuple[str, ...], BeforeValidator(_source_names)]
 Ids = Annotated[tuple[str, ...], BeforeValidator(_some_ids)]
 ExcludedIds = Annotated[tuple[str, ...] | None, BeforeValidator(_no_ids)]

@@ -6,12 +6,13 @@ import fnmatch
 import functools
 from collections.abc import Mapping
 from importlib import resources
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pico_banana.errors import SettingError, UsageError, bare_url, holds_password, near
+from pico_banana.input_sources import SOURCES
 from pico_banana.schema import CONFIGS
 from pico_banana.setting_types import (
     Base,
@@ -22,8 +23,9 @@ from pico_banana.setting_types import (
     MetadataPlace,
     Mirrors,
     Place,
+    SourceNames,
 )
-from pico_banana.urls import BUCKET, FLICKR_HOSTS, METADATA_CSV, PUBLISHED_BASE, where_asked
+from pico_banana.urls import METADATA_CSV, PUBLISHED_BASE, where_asked
 
 __all__ = [
     "ConfigSpec",
@@ -102,13 +104,6 @@ def config_spec(config: str) -> ConfigSpec:
     return ConfigSpec.model_validate(_read_config(f"{config}.yaml"))
 
 
-Source = Literal["folder", "tar", "bucket", "flickr"]
-
-
-def _sources(value: Any) -> Any:
-    return [value] if isinstance(value, str) else value
-
-
 class Settings(_Frozen):
     """All that decides which examples there are and how their images are had.
 
@@ -130,9 +125,9 @@ class Settings(_Frozen):
         description="Open Images' image list (CSV: URL or path), or `none`: no ImageIDs and no "
         "attribution, only with `flickr` named as a source.",
     )
-    input_sources: Annotated[tuple[Source, ...], BeforeValidator(_sources)] | None = Field(
+    input_sources: SourceNames | None = Field(
         None,
-        description="Where to try for an input image, in order: folder, tar, bucket, flickr. "
+        description=f"Where to try for an input image, in order: {', '.join(SOURCES)}. "
         "[default: folder and tar where --open-images is given, then bucket]",
     )
     edit_types: EditTypes | None = Field(
@@ -176,7 +171,11 @@ class Settings(_Frozen):
         """The sources of input images in the order in which they are tried."""
         if self.input_sources is not None:
             return self.input_sources
-        return ("folder", "tar", "bucket") if self.open_images else ("bucket",)
+        return tuple(
+            name
+            for name, source in SOURCES.items()
+            if source.is_usual and (self.open_images or not source.needs_folder)
+        )
 
     def for_config(self, config: str) -> ConfigSpec:
         """Return the config's spec, or raise a `SettingError` for what does not go with it."""
@@ -300,35 +299,31 @@ def _checked(settings: AnySettings) -> AnySettings:
     sources = settings.sources
     if len(set(sources)) != len(sources) or not sources:
         raise SettingError("input_sources", list(sources), "must name each source once")
-    for name in ("folder", "tar"):
-        if name in sources and not settings.open_images:
+    for name in sources:
+        if SOURCES[name].needs_folder and not settings.open_images:
             raise SettingError(
                 "input_sources", list(sources), f"names `{name}`, which needs `open_images`"
             )
-    if settings.open_images_metadata == "none" and set(sources) != {"flickr"}:
+    if settings.open_images_metadata == "none" and any(
+        SOURCES[name].needs_image_id for name in sources
+    ):
+        others = [name for name, source in SOURCES.items() if not source.needs_image_id]
         raise SettingError(
             "open_images_metadata",
             "none",
-            "leaves flickr as the only source: without ImageIDs no other can be asked; "
-            "say input_sources=flickr with it",
+            f"leaves {', '.join(others)} as the only source: without ImageIDs no other can be "
+            f"asked; say input_sources={','.join(others)} with it",
         )
     if settings.images == "url":
         _check_links(settings)
     return settings
 
 
-# Hosts of each of Flickr's spellings: a mirror of any of them is one of photos.
-_SOME_OF_FLICKR = ("farm1", "farm5", "c1", "c5", "live")
-
-
 def _check_links(settings: Settings) -> None:
     """Refuse a link edition whose links would be nothing that its readers can ask for."""
     asked = [("cdn", settings.cdn)]
-    if set(settings.sources) != {"flickr"}:
-        asked.append(("Open Images' bucket", BUCKET))
-    if "flickr" in settings.sources:
-        hosts = [FLICKR_HOSTS.replace("*", name) for name in _SOME_OF_FLICKR]
-        asked += [("Flickr", f"https://{host}/") for host in hosts]
+    for source in [SOURCES[SOURCES[name].link] for name in settings.sources]:
+        asked += [(source.title, base) for base in source.bases]
     for what, url in asked:
         address = where_asked(url, settings.mirrors).address
         # Readers of links take "::" for one file system behind another.

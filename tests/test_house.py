@@ -32,7 +32,7 @@ MODULES = [LOADER, *LIBRARY, *CONVERTER]
 # in a room's folder belongs to the room; of what stands beside the rooms, each is named here.
 ROOMS = {
     "pico_banana": {
-        "ground": "__init__ errors missing urls arrow schema setting_types settings",
+        "ground": "__init__ errors missing urls arrow input_sources schema setting_types settings",
         **dict.fromkeys(("hosts", "storage", "release", "open_images", "fetching", "reading"), ""),
     },
     "convert": {

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from pico_banana.input_sources import SOURCES, input_sources_of
 from pico_banana.missing import MissingReason
 from pico_banana.schema import EDIT_CATEGORIES, EDIT_TYPES, category_of, columns
 
@@ -278,7 +279,7 @@ def _inputs(reports: Sequence[ConfigReport]) -> str:
                     _Own(f"`null` ({nothing})" if name is None else f"`{name}`"),
                     *[c[name] for c in counts.values()],
                 )
-                for name in ("open_images", "flickr", None)
+                for name in (*input_sources_of(SOURCES), None)
             ],
         )
     )

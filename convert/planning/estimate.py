@@ -12,8 +12,9 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from pico_banana.errors import SettingError
+from pico_banana.input_sources import SOURCES
 from pico_banana.settings import HostBudget
-from pico_banana.urls import BUCKET, FLICKR_HOSTS, host_of, mirrored
+from pico_banana.urls import host_of, mirrored
 
 from ..options import ConvertSettings
 from .plan import Plan
@@ -105,10 +106,10 @@ def estimate(
     for plan in plans if settings.images == "bytes" else ():
         spec = settings.for_config(plan.config)
         edits = round(plan.records * spec.images_per_record)
-        # Within a shard each photo is fetched once; without an ImageID Flickr alone has it.
+        # Within a shard each photo is fetched once; without an ImageID only some sources have it.
         rows = [np.array(shard.rows, np.int64) for shard in plan.shards]
         inputs = sum(len(np.unique(one[one >= 0])) for one in rows)
-        if settings.sources[0] == "flickr":
+        if not SOURCES[settings.sources[0]].needs_image_id:
             inputs += sum(int((one < 0).sum()) for one in rows)
         counts = ((edits, spec.edited_bytes), (inputs, spec.input_bytes))
         for place, (count, size) in zip(places, counts, strict=True):
@@ -133,8 +134,8 @@ def _edits(settings: ConvertSettings) -> str | None:
 
 def _inputs(settings: ConvertSettings) -> str | None:
     """The host that inputs come from, None where they lie in a folder or in tars."""
-    source = settings.sources[0]
-    if source == "bucket":
-        place = mirrored(BUCKET, settings.mirrors)
+    source = SOURCES[settings.sources[0]]
+    if len(source.bases) == 1:
+        place = mirrored(source.bases[0], settings.mirrors)
         return None if os.path.isabs(place) else host_of(place)
-    return FLICKR_HOSTS if source == "flickr" else None
+    return source.hosts or None

@@ -19,6 +19,7 @@ from pico_banana.errors import OutputError, WorkError
 from pico_banana.fetching.inspect import Fetched
 from pico_banana.fetching.links import Links
 from pico_banana.fetching.sources import ImageRef, Sources
+from pico_banana.input_sources import SOURCES
 from pico_banana.missing import Missing
 from pico_banana.open_images.index import Photo
 from pico_banana.reading.examples import Example, image_refs, linked, make_example
@@ -331,7 +332,7 @@ def _counted(values: pa.Array) -> dict[str | None, int]:
 def _marks(one: Fetched, photo: Photo | None) -> list[str]:
     """What is unusual of an image that was kept."""
     marks = [one.facts.mark]
-    if photo is not None and one.way == "flickr":
+    if photo is not None and one.way in SOURCES and SOURCES[one.way].is_original:
         marks.append(photo.mark_of_original(one.data))
     return [mark for mark in marks if mark is not None]
 

@@ -21,11 +21,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pico_banana.errors import WorkError
 from pico_banana.fetching.inspect import Fetched, FlawError, ImageFacts, inspect
 from pico_banana.fetching.room import Room, Ticket
-from pico_banana.fetching.sources import ImageRef, Place, Sources
+from pico_banana.fetching.sources import ImageRef, Sources
 from pico_banana.fetching.transport import Body, NeedRoomError, Transport
 from pico_banana.hosts.budgets import FILES, NOWHERE, Budgets, HostBudgets
 from pico_banana.hosts.guard import AddressGuard
 from pico_banana.hosts.leases import LeasedBudgets
+from pico_banana.input_sources import SOURCES, Place
 from pico_banana.missing import AskError, GivenUpError, Missing, MissingReason
 from pico_banana.open_images.tars import Tars
 from pico_banana.settings import FetchPolicy, Settings
@@ -156,7 +157,8 @@ class _Engine:
             return missing
 
     def _reason(self, place: Place, error: AskError) -> MissingReason:
-        if place.way == "folder" and error.reason is MissingReason.NOT_FOUND:
+        is_in_folder = place.way in SOURCES and SOURCES[place.way].needs_folder
+        if is_in_folder and error.reason is MissingReason.NOT_FOUND:
             self._check_folder()
             return MissingReason.NOT_LISTED
         return error.reason

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import fsspec
 
 from pico_banana.errors import bare_text
-from pico_banana.fetching.sources import Place
+from pico_banana.input_sources import Place
 from pico_banana.missing import AskError, MissingReason
 
 __all__ = ["File", "find_file"]

@@ -9,11 +9,12 @@ import pyarrow.compute as pc
 
 from pico_banana.fetching.sources import Sources
 from pico_banana.hosts.guard import AddressGuard
+from pico_banana.input_sources import SOURCES
 from pico_banana.missing import AskError
 from pico_banana.open_images.index import IMAGE_ID
 from pico_banana.release.columns import below
 from pico_banana.settings import Settings
-from pico_banana.urls import BUCKET, mirrored
+from pico_banana.urls import mirrored
 
 __all__ = ["Links"]
 
@@ -30,25 +31,22 @@ class Links:
 
     def __init__(self, settings: Settings) -> None:
         self.images, self._settings = settings.images, settings
-        self._kinds = tuple(
-            dict.fromkeys(
-                "flickr" if source == "flickr" else "bucket" for source in settings.sources
-            )
-        )
+        self._links = tuple(dict.fromkeys(SOURCES[name].link for name in settings.sources))
         self._sources = Sources(settings)
         self._guard = AddressGuard(self._sources.allowed_hosts(), self._sources.named_hosts())
         self._cdn = mirrored(settings.cdn, settings.mirrors)
-        self._bucket = mirrored(BUCKET, settings.mirrors).rstrip("/")
 
     def addresses(self) -> dict[str, Any]:
         """Return what, besides records and photos, decides the addresses; no secret is in it."""
         if self.images != "url":
             return {}
-        found: dict[str, Any] = {"cdn": self._cdn, "input_sources": list(self._kinds)}
-        if "bucket" in self._kinds:
-            found["bucket"] = mirrored(BUCKET, self._settings.mirrors)
-        if "flickr" in self._kinds:
-            found["mirrors"] = [list(pair) for pair in self._settings.mirrors.items()]
+        found: dict[str, Any] = {"cdn": self._cdn, "input_sources": list(self._links)}
+        mirrors = self._settings.mirrors
+        for name in self._links:
+            if SOURCES[name].needs_image_id:
+                found[name] = mirrored(SOURCES[name].bases[0], mirrors)
+            else:
+                found["mirrors"] = [list(pair) for pair in mirrors.items()]
         return found
 
     def inputs(
@@ -61,19 +59,20 @@ class Links:
             image_ids: their photos' ImageIDs, null where one is not listed.
         """
         addresses = sources = pa.nulls(len(urls), pa.string())
-        for kind in self._kinds if self.images == "url" else ():
-            if kind == "flickr":
-                distinct = urls.dictionary_encode()
-                known = [self._flickr(url) for url in distinct.dictionary.to_pylist()]
-                found = pa.array(known, pa.string()).take(distinct.indices)
-            else:
+        for name in self._links if self.images == "url" else ():
+            source = SOURCES[name]
+            if source.needs_image_id:
                 is_usable = pc.match_substring_regex(image_ids, IMAGE_ID)
                 usable = pc.if_else(is_usable, image_ids, None)
-                found = below(f"{self._bucket}/", usable, ".jpg")
-            source = "flickr" if kind == "flickr" else "open_images"
+                base = mirrored(source.bases[0], self._settings.mirrors).rstrip("/")
+                found = below(f"{base}/", usable, ".jpg")
+            else:
+                distinct = urls.dictionary_encode()
+                known = [self._address(name, url) for url in distinct.dictionary.to_pylist()]
+                found = pa.array(known, pa.string()).take(distinct.indices)
             is_new = pc.and_(addresses.is_null(), found.is_valid())
             addresses = pc.if_else(is_new, found, addresses)
-            sources = pc.if_else(is_new, source, sources)
+            sources = pc.if_else(is_new, source.input_source, sources)
         return addresses, sources
 
     def edited(self, paths: pa.StringArray, names: pa.StringArray) -> pa.StringArray:
@@ -88,9 +87,9 @@ class Links:
         is_known = pc.starts_with(paths, "images/")
         return pc.if_else(is_known, below(f"{self._cdn}/", names), None)
 
-    def _flickr(self, url: str) -> str | None:
-        place = self._sources.flickr(url)
-        return place.address if place is not None and self._may_ask(place.address) else None
+    def _address(self, source: str, url: str) -> str | None:
+        places = self._sources.places(source, url, None)
+        return places[0].address if places and self._may_ask(places[0].address) else None
 
     def _may_ask(self, address: str) -> bool:
         """Whether a photo's own address may be passed on to readers of links."""

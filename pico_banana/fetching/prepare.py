@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable
 
 from pico_banana.fetching.sources import Sources
+from pico_banana.input_sources import SOURCES
 from pico_banana.open_images.tar_index import Progress
 from pico_banana.open_images.tars import Tars
 from pico_banana.settings import Settings
@@ -31,14 +32,14 @@ def prepare_tars(
         ReleaseError: see `Tar.indexed`.
     """
     before = settings.sources[: settings.sources.index("tar")] if tars else ()
-    if not tars or {"bucket", "flickr"} & {*before}:
+    if not tars or any(SOURCES[name].is_remote for name in before):
         return []
     sources, known = Sources(settings), tars.opened
     for image_id in image_ids:
         if not tars.is_ready(image_id) and not any(
             os.path.exists(place.address)
-            for source in before
-            for place in sources.photo(source, image_id)
+            for name in before
+            for place in sources.places(name, "", image_id)
         ):
             tars.find(image_id, progress)
     opened = [(path, tar) for path, tar in sorted(tars.opened.items()) if path not in known]

@@ -2,46 +2,18 @@
 
 from __future__ import annotations
 
-import fnmatch
-import os
+from collections.abc import Sequence
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
+from pico_banana.input_sources import SOURCES, Place
 from pico_banana.missing import MissingReason
 from pico_banana.open_images.index import Photo, is_image_id
 from pico_banana.release.records import Record
 from pico_banana.settings import Settings
-from pico_banana.urls import (
-    BUCKET,
-    FLICKR_HOSTS,
-    PUBLISHED_BASE,
-    Host,
-    join,
-    mirrored,
-    published_url,
-    where_asked,
-)
+from pico_banana.urls import PUBLISHED_BASE, Host, join, mirrored, published_url
 
-__all__ = ["FLICKR_HOSTS", "ImageRef", "Place", "Sources"]
-
-
-class Place(NamedTuple):
-    """One place to try: the way by which it is reached, and the address that is contacted.
-
-    `way` is cdn, folder, tar, bucket or flickr; `address` a URL or a local path, for a tar that of
-    the folder that the tars lie in and the photo's file name. `within` says what may be read there:
-    a local file must really lie in one of these folders, links followed; of an fsspec URL it is the
-    beginning that the user gave.
-    """
-
-    way: str
-    address: str
-    within: tuple[str, ...] = ()
-
-    @property
-    def is_local(self) -> bool:
-        """Whether the address is a local path; that may hold "://" too, from a record's URL."""
-        return os.path.isabs(self.address)
+__all__ = ["ImageRef", "Sources"]
 
 
 class ImageRef(NamedTuple):
@@ -62,18 +34,12 @@ class Sources:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._cdn = mirrored(settings.cdn, settings.mirrors)
-        self._bucket = mirrored(BUCKET, settings.mirrors).rstrip("/")
         # What may be read is the same for all places of a kind: they share one tuple.
         self._within_cdn = (self._cdn, f"{self._cdn}/images")
-        self._within_bucket = (self._bucket,)
-        root = settings.open_images or ""
-        digits = [f"train_{digit}" for digit in "0123456789abcdef"]
-        folders = {name: os.path.join(root, name) for name in (*digits, "train")}
-        # A file's own folder comes first: mostly it lies there, and no other must be looked at.
-        self._within_folder = {
-            name: (folder, root, *folders.values()) for name, folder in folders.items()
+        self._finders = {
+            name: SOURCES[name].finder(settings.open_images, settings.mirrors)
+            for name in {*settings.sources, *(SOURCES[name].link for name in settings.sources)}
         }
-        self._within_folder[""] = (root, *folders.values())
 
     def edited(self, path: str) -> ImageRef:
         """Return the reference of an edited, chosen, rejected or turn image."""
@@ -88,43 +54,25 @@ class Sources:
         """Return the reference of a record's input image."""
         places: list[Place] = []
         absent = MissingReason.NOT_LISTED
-        for source in self._settings.sources:
-            if source == "flickr":
-                place = self.flickr(record.input_url)
-                absent = MissingReason.FORBIDDEN_ADDRESS if place is None else absent
-                places += [place] if place else []
-            elif photo is not None and is_image_id(photo.image_id):
-                places += self.photo(source, photo.image_id)
+        image_id = photo.image_id if photo is not None and is_image_id(photo.image_id) else None
+        for name in self._settings.sources:
+            found = self._finders[name](record.input_url, image_id)
+            if not found and not SOURCES[name].needs_image_id:
+                absent = MissingReason.FORBIDDEN_ADDRESS
+            places += found
         return ImageRef(record.input_url, record.photo, tuple(places), absent)
 
-    def photo(self, source: str, image_id: str) -> list[Place]:
-        """Return the places of an Open Images photo in one source: folder, tar or bucket."""
-        if source == "bucket":
-            return [Place("bucket", f"{self._bucket}/{image_id}.jpg", self._within_bucket)]
-        root = self._settings.open_images or ""
-        if source == "tar":
-            return [Place("tar", os.path.join(root, f"{image_id}.jpg"))]
-        return [
-            Place("folder", os.path.join(root, name, f"{image_id}.jpg"), self._within_folder[name])
-            for name in (f"train_{image_id[0]}", "train", "")
-        ]
-
-    def flickr(self, url: str) -> Place | None:
-        """Return the place of a Flickr original, None where its host may not be asked."""
-        scheme, mark, rest = url.partition("://")
-        url = f"{scheme.lower()}{mark}{rest}"
-        address, own = where_asked(url, self._settings.mirrors)
-        is_mirror = address != url
-        if is_mirror or fnmatch.fnmatchcase(urlsplit(url).hostname or "", FLICKR_HOSTS):
-            return Place("flickr", address, (own,) if is_mirror else ())
-        return None
+    def places(self, source: str, url: str, image_id: str | None) -> Sequence[Place]:
+        """Return the places of a photo in one of the sources, or in that of its link."""
+        return self._finders[source](url, image_id)
 
     def allowed_hosts(self) -> tuple[str, ...]:
         """Return globs of the names of published hosts, which may be reached without being named.
 
         Also after redirects; by http and https, at their usual ports.
         """
-        return (FLICKR_HOSTS, *[urlsplit(url).hostname or "" for url in (PUBLISHED_BASE, BUCKET)])
+        hosts = [source.hosts for source in SOURCES.values() if source.hosts]
+        return (urlsplit(PUBLISHED_BASE).hostname or "", *hosts)
 
     def named_hosts(self) -> tuple[Host, ...]:
         """Return the hosts that the user named; only they may have private addresses."""

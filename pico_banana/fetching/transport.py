@@ -20,11 +20,11 @@ from yarl import URL
 from pico_banana import __version__
 from pico_banana.errors import ReleaseError, WorkError, bare_text, bare_url
 from pico_banana.fetching.files import find_file
-from pico_banana.fetching.sources import Place
 from pico_banana.hosts.budgets import Budgets
 from pico_banana.hosts.connections import GuardedResolver
 from pico_banana.hosts.guard import AddressGuard, PrivateAddressError
 from pico_banana.hosts.pace import Answer, Lease, Outcome
+from pico_banana.input_sources import Place
 from pico_banana.missing import AskError, MissingReason
 from pico_banana.open_images.packed import DamageError
 from pico_banana.open_images.tars import Tars

@@ -12,6 +12,7 @@ from pico_banana.errors import MissingImageError
 from pico_banana.fetching.inspect import Fetched
 from pico_banana.fetching.links import Links
 from pico_banana.fetching.sources import ImageRef, Sources
+from pico_banana.input_sources import SOURCES
 from pico_banana.missing import Missing
 from pico_banana.open_images.index import Photo
 from pico_banana.release.columns import below, quoted
@@ -20,8 +21,6 @@ from pico_banana.schema import ATTRIBUTION_FIELDS, arrow_schema, category_of
 from pico_banana.urls import PUBLISHED_BASE
 
 __all__ = ["Example", "image_columns", "image_refs", "linked", "make_example"]
-
-OPEN_IMAGES_WAYS = ("folder", "tar", "bucket")
 
 Found = Fetched | Missing
 
@@ -94,7 +93,7 @@ def make_example(
     row = {
         "id": record.id,
         "image_id": photo.image_id if photo else None,
-        "input_source": None if way is None else _source(way),
+        "input_source": None if way is None else SOURCES[way].input_source,
         "attribution": photo.attribution() if photo else None,
         **_one("input", input_image, _input_name(input_image, photo)),
     }
@@ -114,13 +113,9 @@ def make_example(
     return Example(row, missing, way)
 
 
-def _source(way: str) -> str:
-    return "open_images" if way in OPEN_IMAGES_WAYS else way
-
-
 def _input_name(found: Found, photo: Photo | None) -> str | None:
-    """The base name of the published file that the bytes are: Open Images', or Flickr's."""
-    if isinstance(found, Fetched) and photo and found.way in OPEN_IMAGES_WAYS:
+    """The base name of the file that was published as the bytes are, where it is not the URL's."""
+    if isinstance(found, Fetched) and photo and SOURCES[found.way].needs_image_id:
         return f"{photo.image_id}.jpg"
     return None
 

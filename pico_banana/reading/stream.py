@@ -19,20 +19,22 @@ import numpy as np
 import pyarrow as pa
 from datasets.iterable_dataset import SkipExamplesIterable, _BaseExamplesIterable
 
+from pico_banana.input_sources import SOURCES
 from pico_banana.reading.reader import Range, Reader
 from pico_banana.schema import arrow_schema
 from pico_banana.settings import Settings
 
-__all__ = ["ExamplesStream", "warn_of_flickr"]
+__all__ = ["ExamplesStream", "warn_of_paces"]
 
 _log = logging.getLogger("pico_banana")
 
 
-def warn_of_flickr(settings: Settings, processes: int) -> None:
-    """Warn where several processes, which know nothing of each other, would ask Flickr."""
-    if processes > 1 and settings.images == "bytes" and "flickr" in settings.sources:
+def warn_of_paces(settings: Settings, processes: int) -> None:
+    """Warn where several processes, which know nothing of each other, would ask who bans."""
+    banning = [SOURCES[name].title for name in settings.sources if SOURCES[name].bans]
+    for title in banning if processes > 1 and settings.images == "bytes" else ():
         warnings.warn(
-            f"Flickr is asked from {processes} processes, each at the pace of "
+            f"{title} is asked from {processes} processes, each at the pace of "
             "configs/fetch.yaml: together they ask more than it takes, and it bans who asks "
             "much. Use one process, or `pico-banana convert`, whose workers share one pace",
             stacklevel=2,
@@ -136,7 +138,7 @@ class ExamplesStream(_BaseExamplesIterable):  # type: ignore[misc]  # datasets h
         torch = sys.modules.get("torch.utils.data")
         worker = torch.get_worker_info() if torch is not None else None
         if worker is not None and worker.id == 0:
-            warn_of_flickr(self._reader.settings, worker.num_workers)
+            warn_of_paces(self._reader.settings, worker.num_workers)
 
 
 class _Numbers(_BaseExamplesIterable):  # type: ignore[misc]

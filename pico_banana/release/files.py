@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from pico_banana.errors import ReleaseError, bare_url
+from pico_banana.input_sources import input_sources_of
 from pico_banana.release.records import BadRecord, Record, parse_line, split_lines
 from pico_banana.settings import Settings, build_settings
 from pico_banana.storage.remote import RemoteFile
@@ -108,13 +109,12 @@ class Release:
         release must never be served for another.
         """
         settings = self._settings
-        kinds = ("flickr" if source == "flickr" else "open_images" for source in settings.sources)
         own = {
             "cdn": state_of(settings.cdn, self._local_jsonl(config)),
             "open_images_metadata": state_of(
                 settings.open_images_metadata, settings.open_images_metadata
             ),
-            "input_sources": list(dict.fromkeys(kinds)),
+            "input_sources": input_sources_of(settings.sources),
             **{name: getattr(settings, name) for name in _CONTENT},
             **{name: getattr(settings.fetch, name) for name in _CONTENT_OF_FETCH},
         }
@@ -122,7 +122,7 @@ class Release:
         usual = {
             "cdn": default.cdn,
             "open_images_metadata": default.open_images_metadata,
-            "input_sources": ["open_images"],
+            "input_sources": input_sources_of(default.sources),
             **{name: getattr(default, name) for name in _CONTENT},
             **{name: getattr(default.fetch, name) for name in _CONTENT_OF_FETCH},
         }
