@@ -12,7 +12,7 @@ from pydantic import ByteSize, Field, TypeAdapter, ValidationError
 from pico_banana.errors import SettingError
 from pico_banana.input_sources import SOURCES, input_sources_of
 from pico_banana.schema import SCHEMA_VERSION
-from pico_banana.settings import HostBudget, Settings
+from pico_banana.settings import Settings
 
 __all__ = [
     "ConvertSettings",
@@ -236,26 +236,16 @@ class Slice:
 
     def settings(self, settings: ConvertSettings) -> ConvertSettings:
         """Return the settings with this slice's share of every host's budget."""
-        # A host that none names has a budget too.
-        hosts = {**settings.fetch.hosts, "*": settings.fetch.hosts.get("*", HostBudget())}
-        shared = {glob: self._share(budget) for glob, budget in hosts.items()}
-        fetch = settings.fetch.model_copy(update={"hosts": shared})
+        fetch = settings.fetch.shared(self.at_once)
         return settings.model_copy(update={"fetch": fetch})
-
-    def _share(self, budget: HostBudget) -> HostBudget:
-        rate = budget.requests_per_second
-        return HostBudget(
-            connections=max(1, budget.connections // self.at_once),
-            requests_per_second=None if rate is None else rate / self.at_once,
-        )
 
     def overrun(self, settings: ConvertSettings) -> list[str]:
         """Return the globs of hosts that have fewer connections than slices run at once."""
         unasked = {one.hosts for name, one in SOURCES.items() if name not in settings.sources}
         return [
             glob
-            for glob, budget in settings.fetch.hosts.items()
-            if budget.connections < self.at_once and glob not in unasked
+            for glob in settings.fetch.hosts
+            if settings.fetch.budget_of(glob).connections < self.at_once and glob not in unasked
         ]
 
 

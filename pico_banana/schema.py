@@ -8,6 +8,8 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from pico_banana.input_sources import SOURCES
+
 if TYPE_CHECKING:
     import datasets
     import pyarrow as pa
@@ -17,9 +19,11 @@ __all__ = [
     "CONFIGS",
     "EDIT_CATEGORIES",
     "EDIT_TYPES",
+    "MEASURES",
     "SCHEMA_VERSION",
     "Column",
     "EditType",
+    "Measure",
     "arrow_schema",
     "category_of",
     "columns",
@@ -41,67 +45,127 @@ ATTRIBUTION_FIELDS = ("author", "author_url", "title", "license", "landing_url")
 
 @dataclass(frozen=True)
 class Column:
-    """One column: its name and its kind (a plural kind is a list)."""
+    """One column: its name, its kind (a plural kind is a list), and what it means, for the card."""
 
     name: str
     kind: Kind
+    meaning: str
 
 
-def _measured(prefix: str, plural: str = "") -> list[Column]:
+@dataclass(frozen=True)
+class Measure:
+    """What is told of each image, in a column of its own beside it: `input_width` and so on.
+
+    Attributes:
+        name: the column's name behind that of the image.
+        kind: of one image; of a list of them it is the plural.
+        meaning: in words, which the image follows.
+    """
+
+    name: str
+    kind: Literal["string", "int32"]
+    meaning: str
+
+
+MEASURES = (
+    Measure("url", "string", "published address of"),
+    Measure("width", "int32", "width in pixels, as decoded, of"),
+    Measure("height", "int32", "height in pixels, as decoded, of"),
+    Measure("sha256", "string", "sha256, as hex, of the published bytes of"),
+)
+"""What is told of each image. All but the address are null where its bytes are not there; they are
+the `measures` of a `pico_banana.fetching.inspect.Fetched`."""
+
+
+def _measured(prefix: str, plural: Literal["", "s"] = "") -> list[Column]:
     """The columns that describe one image column: address, size as decoded, hash."""
-    kinds: tuple[Kind, Kind] = ("strings", "int32s") if plural else ("string", "int32")
+    plurals: dict[str, Kind] = {"string": "strings", "int32": "int32s"}
+    which = f"{'each' if plural else 'the'} {prefix} image"
     return [
-        Column(f"{prefix}_url{plural}", kinds[0]),
-        Column(f"{prefix}_width{plural}", kinds[1]),
-        Column(f"{prefix}_height{plural}", kinds[1]),
-        Column(f"{prefix}_sha256{plural}", kinds[0]),
+        Column(
+            f"{prefix}_{measure.name}{plural}",
+            plurals[measure.kind] if plural else measure.kind,
+            f"{measure.meaning} {which}",
+        )
+        for measure in MEASURES
     ]
 
 
-_INPUT = [Column("image_id", "string"), Column("input_source", "string"), *_measured("input")]
-_ATTRIBUTION = Column("attribution", "attribution")
+def _input_source() -> Column:
+    """The column's values are those of the table of sources."""
+    kinds = {source.input_source: source.bytes_are for source in SOURCES.values()}
+    meaning = " or ".join(f"`{name}` ({what})" for name, what in kinds.items())
+    return Column("input_source", "string", meaning)
 
 
-def _single_turn(edited: str) -> list[Column]:
+_ID = Column(
+    "id",
+    "string",
+    "the edited (chosen, final) image's path in the release, without `images/`, extension and "
+    "`_turnN`",
+)
+_INPUT_IMAGE = Column("input_image", "image", "the photo that was edited")
+_ATTRIBUTION = Column(
+    "attribution",
+    "attribution",
+    "author, author_url, title, license and landing_url of the photo",
+)
+
+
+def _input() -> list[Column]:
+    image_id = Column("image_id", "string", "Open Images' ImageID of the photo")
+    return [image_id, _input_source(), *_measured("input")]
+
+
+def _single_turn(edited: str, meaning: str) -> list[Column]:
     return [
-        Column("id", "string"),
-        Column("input_image", "image"),
-        Column("edit_prompt", "string"),
-        Column("short_edit_prompt", "string"),
-        Column(f"{edited}_image", "image"),
-        Column("edit_type", "string"),
-        Column("edit_category", "string"),
-        *_INPUT,
+        _ID,
+        _INPUT_IMAGE,
+        Column("edit_prompt", "string", "the instruction"),
+        Column("short_edit_prompt", "string", "the release's `summarized_text`"),
+        Column(f"{edited}_image", "image", meaning),
+        Column("edit_type", "string", "one of the release's 35 edit types"),
+        Column(
+            "edit_category",
+            "string",
+            "one of the paper's 8 categories; null for a type that it does not name",
+        ),
+        *_input(),
         *_measured(edited),
         _ATTRIBUTION,
     ]
 
 
-_COLUMNS: dict[str, list[Column]] = {
-    "sft": _single_turn("edited"),
-    "preference": [
-        *_single_turn("chosen"),
-        Column("rejected_images", "images"),
-        *_measured("rejected", plural="s"),
-    ],
-    "multi_turn": [
-        Column("id", "string"),
-        Column("input_image", "image"),
-        Column("edit_prompts", "strings"),
-        Column("edited_images", "images"),
-        Column("num_turns", "int32"),
-        *_INPUT,
+def _columns(config: str) -> list[Column]:
+    if config == "sft":
+        return _single_turn("edited", "the result")
+    if config == "preference":
+        return [
+            *_single_turn("chosen", "the result that was accepted"),
+            Column("rejected_images", "images", "results that were rejected"),
+            *_measured("rejected", plural="s"),
+        ]
+    return [
+        _ID,
+        _INPUT_IMAGE,
+        Column("edit_prompts", "strings", "the instructions, one a turn"),
+        Column(
+            "edited_images",
+            "images",
+            "the results; the i-th is what the i-th prompt made of the image before it",
+        ),
+        Column("num_turns", "int32", "number of turns"),
+        *_input(),
         *_measured("edited", plural="s"),
         _ATTRIBUTION,
-    ],
-}
+    ]
 
 
 def columns(config: str, *, images: str = "bytes") -> tuple[Column, ...]:
     """Return a config's columns in order; with `images="none"` the image columns are absent."""
     return tuple(
         column
-        for column in _COLUMNS[config]
+        for column in _columns(config)
         if images != "none" or column.kind not in ("image", "images")
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import functools
+import re
 from collections.abc import Mapping
 from importlib import resources
 from typing import Any, Literal, TypeVar
@@ -55,10 +56,42 @@ class ConfigSpec(_Frozen):
 
 
 class HostBudget(_Frozen):
-    """What one host is asked at most: connections at once, requests a second (None: no limit)."""
+    """What one host is asked at most: connections at once, requests a second (None: no limit).
+
+    Of two values of a field the lower one is the stricter, and None is none. What a budget leaves
+    unsaid is said by that of the next wider glob, see `FetchPolicy.budget_of`.
+    """
 
     connections: int = Field(64, ge=1)
     requests_per_second: float | None = Field(None, gt=0)
+
+    @property
+    def said(self) -> dict[str, Any]:
+        """The fields that were given, by name."""
+        return {name: getattr(self, name) for name in sorted(self.model_fields_set)}
+
+    def or_else(self, wider: HostBudget) -> HostBudget:
+        """Return this budget, with what it leaves unsaid as a wider glob's says it."""
+        return self.model_copy(update={**wider.said, **self.said})
+
+    def tightened(self, wider: HostBudget) -> HostBudget:
+        """Return this budget, as strict in each of its fields as a wider glob's, or stricter."""
+        limits = {name: limit for name, limit in wider.said.items() if limit is not None}
+        stricter = {
+            name: limits[name] if value is None else min(value, limits[name])
+            for name, value in self.said.items()
+            if name in limits
+        }
+        return self.model_copy(update=stricter)
+
+    def shared(self, runs: int) -> HostBudget:
+        """Return what each of so many runs may ask, of what is said; a connection at least."""
+        shares = {
+            name: max(1, value // runs) if name == "connections" else value / runs
+            for name, value in self.said.items()
+            if name in ("connections", "requests_per_second") and value is not None
+        }
+        return self.model_copy(update=shares)
 
 
 class FetchPolicy(_Frozen):
@@ -83,10 +116,38 @@ class FetchPolicy(_Frozen):
     placeholder_sha256s: tuple[str, ...] = ()
 
     def budget_of(self, name: str) -> HostBudget:
-        """Return the budget of a host's name: that of the first glob that matches, or the usual."""
-        globs = (glob for glob in self.hosts if fnmatch.fnmatchcase(name, glob.lower()))
-        glob = next(globs, None)
-        return HostBudget() if glob is None else self.hosts[glob]
+        """Return the budget of a host's name: each field as the narrowest glob says it."""
+        globs = [glob for glob in self.hosts if fnmatch.fnmatchcase(name, glob)]
+        budgets = [self.hosts[glob] for glob in sorted(globs, key=_width)]
+        return functools.reduce(lambda one, wider: one.or_else(wider), [*budgets, HostBudget()])
+
+    def shared(self, runs: int) -> FetchPolicy:
+        """Return the policy of one of so many runs that share every host's budget."""
+        everybody = HostBudget(connections=HostBudget().connections)  # said, so that it is shared
+        usual = self.hosts.get("*", HostBudget()).or_else(everybody)
+        hosts = {glob: budget.shared(runs) for glob, budget in {**self.hosts, "*": usual}.items()}
+        return self.model_copy(update={"hosts": hosts})
+
+
+def _width(glob: str) -> tuple[bool, int]:
+    """What orders globs that match one name, the narrowest first: none, then few stand-ins."""
+    bare = re.sub(r"\[[^]]*\]", "?", glob)
+    return "*" in bare or "?" in bare, -len(bare.replace("*", ""))
+
+
+def _merged_hosts(
+    ours: Mapping[str, HostBudget], users: Mapping[str, HostBudget]
+) -> dict[str, HostBudget]:
+    """Budgets by glob: the user's, and ours, which a wider one of the user's never loosens."""
+    hosts = users = {glob.lower(): budget for glob, budget in users.items()}
+    for glob, budget in ours.items():
+        wider = [
+            users[other] for other in users if other != glob and fnmatch.fnmatchcase(glob, other)
+        ]
+        tightened = functools.reduce(HostBudget.tightened, wider, budget)
+        mine = users[glob].or_else(tightened) if glob in users else tightened
+        hosts = {**hosts, glob: mine}
+    return hosts
 
 
 def _read_config(name: str) -> Any:
@@ -244,20 +305,16 @@ def build_settings(
     user_hosts = user_policy.get("hosts") or {}
     if not isinstance(user_hosts, Mapping):
         raise SettingError("fetch.hosts", user_hosts, "must be a mapping like configs/fetch.yaml")
-    # The user's hosts come first: the first glob that matches wins. What they leave unsaid of a
-    # host that is named here stays: a slower rate must not open 64 connections.
-    merged = {
-        glob: {**policy["hosts"].get(glob, {}), **budget} if isinstance(budget, Mapping) else budget
-        for glob, budget in user_hosts.items()
-    }
-    hosts = {**merged, **policy["hosts"], **merged}
+    ours = {glob: HostBudget.model_validate(given) for glob, given in policy["hosts"].items()}
     try:
         settings = model.model_validate(
-            {**values, "fetch": {**policy, **user_policy, "hosts": hosts}}
+            {**values, "fetch": {**policy, **user_policy, "hosts": user_hosts}}
         )
     except ValidationError as error:
         raise _setting_error(error) from None
-    return _checked(settings)
+    hosts = _merged_hosts(ours, settings.fetch.hosts)
+    fetch = settings.fetch.model_copy(update={"hosts": hosts})
+    return _checked(settings.model_copy(update={"fetch": fetch}))
 
 
 def _setting_error(error: ValidationError) -> SettingError:

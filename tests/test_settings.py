@@ -208,20 +208,42 @@ def test_relative_places_become_absolute(tmp_path, monkeypatch):
 # How images are fetched
 
 
-def test_hosts_of_the_user_come_first():
-    mine = {"127.0.0.1": {"connections": 8}, "*": {"requests_per_second": 5}}
-    hosts = build(fetch={"hosts": mine}).fetch.hosts
-    assert [*hosts][:2] == [*mine]
-    assert [*hosts][2:] == [*build().fetch.hosts]
-    assert hosts["127.0.0.1"].connections == 8
-    assert hosts["*"].connections == 64
+# The user's budgets, a host, and what it is asked at most: connections, requests a second.
+BUDGETS = [
+    ({}, "live.staticflickr.com", (1, 0.3)),
+    ({}, "ml-site.cdn-apple.com", (64, 400)),
+    ({}, "example.org", (64, None)),
+    # A narrower glob, or the same, says what it says; a wider one says the rest.
+    ({"live.staticflickr.com": {"connections": 2}}, "live.staticflickr.com", (2, 0.3)),
+    ({"live.staticflickr.com": {"connections": 2}}, "farm5.staticflickr.com", (1, 0.3)),
+    ({"*.staticflickr.com": {"requests_per_second": 0.1}}, "live.staticflickr.com", (1, 0.1)),
+    ({"*.StaticFlickr.com": {"requests_per_second": 0.1}}, "live.staticflickr.com", (1, 0.1)),
+    ({"farm?.staticflickr.com": {"requests_per_second": 2}}, "farm5.staticflickr.com", (1, 2)),
+    ({"farm[0-9].staticflickr.com": {"connections": 4}}, "farm5.staticflickr.com", (4, 0.3)),
+    ({"live.staticflickr.com": {"requests_per_second": None}}, "live.staticflickr.com", (1, None)),
+    # A wider one asks less, and never more.
+    ({"*": {"connections": 8}}, "live.staticflickr.com", (1, 0.3)),
+    ({"*": {"connections": 8}}, "ml-site.cdn-apple.com", (8, 400)),
+    ({"*": {"connections": 8}}, "example.org", (8, None)),
+    ({"*": {"requests_per_second": 0.1}}, "live.staticflickr.com", (1, 0.1)),
+    ({"*": {"requests_per_second": None}}, "live.staticflickr.com", (1, 0.3)),
+    ({"*.com": {"connections": 9, "requests_per_second": 9}}, "live.staticflickr.com", (1, 0.3)),
+    ({"*static*": {"connections": 9}}, "live.staticflickr.com", (1, 0.3)),
+    # The user's own, in whatever order they stand.
+    ({"*": {"connections": 8}, "a.org": {"connections": 9}}, "a.org", (9, None)),
+    ({"a.org": {"requests_per_second": 1}, "*": {"connections": 8}}, "a.org", (8, 1)),
+    (
+        {"*": {"connections": 8}, "live.staticflickr.com": {"connections": 2}},
+        "live.staticflickr.com",
+        (2, 0.3),
+    ),
+]
 
 
-def test_a_host_that_is_named_in_part_keeps_the_rest():
-    slower = build(fetch={"hosts": {"*.staticflickr.com": {"requests_per_second": 0.1}}})
-    budget = slower.fetch.hosts["*.staticflickr.com"]
-    assert (budget.connections, budget.requests_per_second) == (1, 0.1)
-    assert next(iter(slower.fetch.hosts)) == "*.staticflickr.com"
+@pytest.mark.parametrize(("hosts", "name", "expected"), BUDGETS)
+def test_each_field_of_a_budget_comes_from_the_narrowest_glob_that_says_it(hosts, name, expected):
+    budget = build(fetch={"hosts": hosts}).fetch.budget_of(name)
+    assert (budget.connections, budget.requests_per_second) == expected
 
 
 def test_the_rest_of_the_fetch_policy_stays():

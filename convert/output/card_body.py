@@ -15,30 +15,6 @@ from .finished import ConfigReport
 
 __all__ = ["card_body", "pushed_body"]
 
-_COLUMNS = {
-    "id": "the edited (chosen, final) image's path in the release, without `images/`, extension "
-    "and `_turnN`",
-    "input_image": "the photo that was edited",
-    "edit_prompt": "the instruction",
-    "edit_prompts": "the instructions, one a turn",
-    "short_edit_prompt": "the release's `summarized_text`",
-    "edited_image": "the result",
-    "edited_images": "the results; the i-th is what the i-th prompt made of the image before it",
-    "chosen_image": "the result that was accepted",
-    "rejected_images": "results that were rejected",
-    "num_turns": "number of turns",
-    "edit_type": "one of the release's 35 edit types",
-    "edit_category": "one of the paper's 8 categories; null for a type that it does not name",
-    "image_id": "Open Images' ImageID of the photo",
-    "input_source": "`open_images` (the file that the editor saw) or `flickr` (the original)",
-    "attribution": "author, author_url, title, license and landing_url of the photo",
-}
-_MEASURES = {
-    "url": "published address of",
-    "width": "width in pixels, as decoded, of",
-    "height": "height in pixels, as decoded, of",
-    "sha256": "sha256, as hex, of the published bytes of",
-}
 _TYPES = {
     "strings": "list of string",
     "int32s": "list of int32",
@@ -306,14 +282,8 @@ def _missing(reports: Sequence[ConfigReport]) -> str:
 
 
 def _column_table(config: str, images: str) -> str:
-    rows = []
-    for column in columns(config, images=images):
-        prefix, _, suffix = column.name.rpartition("_")
-        meaning = _COLUMNS.get(column.name)
-        if meaning is None:
-            words = _MEASURES[suffix if suffix in _MEASURES else suffix.removesuffix("s")]
-            which = "each" if column.kind.endswith("s") else "the"
-            meaning = f"{words} {which} {prefix} image"
-        kind = _TYPES.get(column.kind, column.kind)
-        rows.append((_Own(f"`{column.name}`"), kind, _Own(meaning)))
+    rows = [
+        (_Own(f"`{column.name}`"), _TYPES.get(column.kind, column.kind), _Own(column.meaning))
+        for column in columns(config, images=images)
+    ]
     return f"### Columns of `{config}`\n\n" + _table(("column", "type", "meaning"), rows)

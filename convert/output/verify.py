@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from pico_banana.errors import OutputError
 from pico_banana.fetching.inspect import FlawError, inspect
-from pico_banana.schema import CONFIGS, arrow_schema, columns
+from pico_banana.schema import CONFIGS, MEASURES, arrow_schema, columns
 
 from .card import CARD_NAME
 from .ledger import Ledger, ShardLedger, numbers_of
@@ -212,17 +212,17 @@ def _image_faults(store: Store, ledger: Ledger, shard: str, plan: dict[str, Any]
 
 def _images(
     row: dict[str, Any], config: str, images: str
-) -> Iterator[tuple[dict[str, Any] | None, tuple[Any, Any, Any]]]:
+) -> Iterator[tuple[dict[str, Any] | None, dict[str, Any]]]:
+    """A row's images, each with what its columns tell of it."""
     for column in columns(config, images=images):
         if column.kind not in ("image", "images"):
             continue
         many = "s" if column.kind == "images" else ""
         prefix = column.name.removesuffix(f"_image{many}")
-        stated = [row[f"{prefix}_{name}{many}"] for name in ("sha256", "width", "height")]
-        if many:
-            yield from zip(row[column.name], zip(*stated, strict=True), strict=True)
-        else:
-            yield row[column.name], (stated[0], stated[1], stated[2])
+        names = [measure.name for measure in MEASURES]
+        values = [row[f"{prefix}_{name}{many}"] for name in ("image", *names)]
+        for image, *told in zip(*values, strict=True) if many else [values]:
+            yield image, dict(zip(names, told, strict=True))
 
 
 def _link_fault(image: dict[str, Any] | None) -> str | None:
@@ -235,20 +235,24 @@ def _link_fault(image: dict[str, Any] | None) -> str | None:
 
 
 def _image_fault(
-    image: dict[str, Any] | None, stated: tuple[Any, Any, Any], max_pixels: int
+    image: dict[str, Any] | None, stated: dict[str, Any], max_pixels: int
 ) -> str | None:
+    told = {name: value for name, value in stated.items() if name != "url"}
     if image is None:
-        return None if stated == (None, None, None) else "an image is null, but not its sha256"
-    sha256, width, height = stated
-    if hashlib.sha256(image["bytes"]).hexdigest() != sha256:
+        known = [name for name, value in told.items() if value is not None]
+        return f"an image is null, but not its {known[0]}" if known else None
+    if hashlib.sha256(image["bytes"]).hexdigest() != told.pop("sha256"):
         return f"{image['path']} is not what its sha256 column says"
     try:
-        facts = inspect(image["bytes"], decode=True, max_pixels=max_pixels)
+        measures = inspect(image["bytes"], decode=True, max_pixels=max_pixels).measures()
     except FlawError as flaw:
         return f"{image['path']} does not decode: {flaw.detail}"
-    if (facts.width, facts.height) != (width, height):
-        return f"{image['path']} is {facts.width} x {facts.height}, not {width} x {height}"
-    return None
+    wrong = [
+        f"its {name} is {measures[name]}, not {value}"
+        for name, value in told.items()
+        if measures[name] != value
+    ]
+    return f"{image['path']}: {'; '.join(wrong)}" if wrong else None
 
 
 def _few(numbers: list[int]) -> str:

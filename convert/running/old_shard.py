@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import pyarrow.parquet as pq
 
 from pico_banana.errors import OutputError, WorkError
-from pico_banana.fetching.inspect import Fetched, ImageFacts
+from pico_banana.fetching.inspect import Fetched
 from pico_banana.fetching.sources import ImageRef
 from pico_banana.missing import Missing, MissingReason
 from pico_banana.reading.examples import image_columns
 from pico_banana.release.records import Record
-from pico_banana.schema import columns
+from pico_banana.schema import MEASURES, columns
 
 from ..output.ledger import Ledger, numbers_of
 from ..output.store import Store
@@ -142,7 +142,7 @@ class OldShard:
         """An image of the row, or that of an example without one, which nobody will look at."""
         if line in self._with_row:
             return self._of_row(ref, kept)
-        return Fetched(ref.url, ref.name, b"", "", ImageFacts("", 0, 0), "", 0)
+        return Fetched(ref.url, ref.name, b"", {}, None, "", 0)
 
     def _of_row(self, ref: ImageRef, kept: Iterator[Fetched]) -> Fetched:
         image = next(kept, None)
@@ -163,14 +163,17 @@ class OldShard:
                 continue
             many = "s" if column.kind == "images" else ""
             prefix = column.name.removesuffix(f"_image{many}")
-            names = [f"{prefix}_{name}{many}" for name in ("url", "sha256", "width", "height")]
-            values = [row[name] for name in (column.name, *names)]
-            images = zip(*values, strict=True) if many else [values]
-            for image, url, sha256, width, height in images:
+            names = [measure.name for measure in MEASURES]
+            values = [row[f"{prefix}_{name}{many}"] for name in ("image", *names)]
+            for image, *told in zip(*values, strict=True) if many else [values]:
                 if image is not None:
-                    facts = ImageFacts("", width, height, self._marks.get((line, url)))
+                    measures = dict(zip(names, told, strict=True))
+                    url = measures["url"]
+                    mark = self._marks.get((line, url))
                     came = (way or "") if prefix == "input" else "cdn"
-                    kept.append(Fetched(url, image["path"], image["bytes"], sha256, facts, came, 0))
+                    kept.append(
+                        Fetched(url, image["path"], image["bytes"], measures, mark, came, 0)
+                    )
         return kept
 
     def _read(self) -> Generator[Row, None, None]:

@@ -12,14 +12,14 @@ import threading
 import types
 import warnings
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, cast
 
 from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
 from pico_banana.missing import MissingReason
 
-__all__ = ["FlawError", "ImageFacts", "inspect"]
+__all__ = ["FlawError", "ImageFormat", "inspect"]
 
 # What photos and edits come as. Pillow knows more formats, some of which run other programs, and
 # `Image.init` takes long to import them all. Its JPEG plugin opens MPO too.
@@ -59,7 +59,7 @@ class FlawError(Exception):
         self.reason, self.detail = reason, detail
 
 
-class ImageFacts(NamedTuple):
+class ImageFormat(NamedTuple):
     """What a whole image is.
 
     Attributes:
@@ -75,6 +75,10 @@ class ImageFacts(NamedTuple):
     height: int
     mark: str | None = None
 
+    def measures(self) -> dict[str, Any]:
+        """Return by name what columns may tell of it."""
+        return {"format": self.format, "width": self.width, "height": self.height}
+
 
 class Fetched(NamedTuple):
     """An image that was had.
@@ -83,23 +87,23 @@ class Fetched(NamedTuple):
         url: its published address.
         name: its published file's base name.
         data: the published bytes.
-        sha256: hex digest of the bytes.
-        facts: its format and its size in pixels.
-        way: by which way it came: cdn, folder, tar, bucket or flickr.
+        measures: by name, what `pico_banana.schema.MEASURES` tells of it, but for its address.
+        mark: what is unusual of it, see `ImageFormat`.
+        way: by which way it came: cdn, or the name of a source.
         tries: requests made for it in all.
     """
 
     url: str
     name: str
     data: bytes
-    sha256: str
-    facts: ImageFacts
+    measures: Mapping[str, Any]
+    mark: str | None
     way: str
     tries: int
 
 
-def inspect(data: bytes, *, decode: bool, max_pixels: int, is_whole: bool = True) -> ImageFacts:
-    """Return the facts of a whole image.
+def inspect(data: bytes, *, decode: bool, max_pixels: int, is_whole: bool = True) -> ImageFormat:
+    """Return format and size of a whole image.
 
     A PNG is whole up to its IEND with right CRCs in all chunks, a JPEG up to its end marker. A
     JPEG that lacks the marker, or has bytes after it, is kept, and marked, where it decodes and
@@ -138,7 +142,7 @@ def inspect(data: bytes, *, decode: bool, max_pixels: int, is_whole: bool = True
         raise FlawError(reason, str(error)) from None
 
 
-def _inspect(data: bytes, *, decode: bool, max_pixels: int, is_whole: bool) -> ImageFacts:
+def _inspect(data: bytes, *, decode: bool, max_pixels: int, is_whole: bool) -> ImageFormat:
     mark = None
     has_exif = True
     if data.startswith(_PNG_SIGNATURE):
@@ -166,7 +170,7 @@ def _inspect(data: bytes, *, decode: bool, max_pixels: int, is_whole: bool) -> I
         # Pillow reads a PNG's pixels to find EXIF behind them: ask only where there is some.
         if has_exif and image.getexif().get(ExifTags.Base.Orientation) in _SIDEWAYS:
             width, height = height, width
-    return ImageFacts(kind, width, height, mark)
+    return ImageFormat(kind, width, height, mark)
 
 
 def _load(image: ImageFile.ImageFile) -> None:

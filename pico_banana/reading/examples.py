@@ -17,7 +17,7 @@ from pico_banana.missing import Missing
 from pico_banana.open_images.index import Photo
 from pico_banana.release.columns import below, quoted
 from pico_banana.release.records import Record
-from pico_banana.schema import ATTRIBUTION_FIELDS, arrow_schema, category_of
+from pico_banana.schema import ATTRIBUTION_FIELDS, MEASURES, arrow_schema, category_of
 from pico_banana.urls import PUBLISHED_BASE
 
 __all__ = ["Example", "image_columns", "image_refs", "linked", "make_example"]
@@ -126,23 +126,18 @@ def _image(found: Found, name: str | None = None) -> dict[str, Any] | None:
 
 
 def _one(prefix: str, found: Found, name: str | None = None) -> dict[str, Any]:
-    width, height, sha256 = (
-        (found.facts.width, found.facts.height, found.sha256)
-        if isinstance(found, Fetched)
-        else (None, None, None)
-    )
+    measures = [measure.name for measure in MEASURES]
+    known = found.measures if isinstance(found, Fetched) else dict.fromkeys(measures)
+    known = {**known, "url": found.url}
     return {
         f"{prefix}_image": _image(found, name),
-        f"{prefix}_url": found.url,
-        f"{prefix}_width": width,
-        f"{prefix}_height": height,
-        f"{prefix}_sha256": sha256,
+        **{f"{prefix}_{measure}": known[measure] for measure in measures},
     }
 
 
 def _many(prefix: str, found: Sequence[Found]) -> dict[str, Any]:
     singles = [_one(prefix, one) for one in found]
-    names = ("image", "url", "width", "height", "sha256")
+    names = ("image", *[measure.name for measure in MEASURES])
     return {f"{prefix}_{name}s": [one[f"{prefix}_{name}"] for one in singles] for name in names}
 
 
@@ -220,13 +215,10 @@ def _addressed(paths: pa.StringArray) -> pa.StructArray:
 
 def _linked_images(paths: pa.StringArray, links: Links) -> dict[str, pa.Array]:
     names = quoted(paths)
-    return {
-        "image": _addressed(links.edited(paths, names)),
-        "url": below(PUBLISHED_BASE, names),
-        "width": pa.nulls(len(paths), pa.int32()),
-        "height": pa.nulls(len(paths), pa.int32()),
-        "sha256": pa.nulls(len(paths), pa.string()),
-    }
+    kinds = {"string": pa.string(), "int32": pa.int32()}
+    unknown = {one.name: pa.nulls(len(paths), kinds[one.kind]) for one in MEASURES}
+    images = _addressed(links.edited(paths, names))
+    return {"image": images, **unknown, "url": below(PUBLISHED_BASE, names)}
 
 
 def _many_linked(prefix: str, paths: pa.ListArray, links: Links) -> dict[str, pa.Array]:

@@ -129,10 +129,12 @@ def test_an_image_comes_as_it_was_published(release, server):
     (found,) = release.fetch([ref])
     data = picture(0)
     assert isinstance(found, Fetched)
-    assert (found.data, found.sha256) == (data, hashlib.sha256(data).hexdigest())
+    assert found.data == data
     assert found.url == f"{PUBLISHED_BASE}images/positive-edit/0.png"
     assert found.name == "0.png"
-    assert found.facts == ("PNG", 16, 16, None)
+    sha256 = hashlib.sha256(data).hexdigest()
+    known = {"sha256": sha256, "format": "PNG", "width": 16, "height": 16}
+    assert (found.measures, found.mark) == (known, None)
     assert (found.way, found.tries, server.count()) == ("cdn", 1, 1)
 
 

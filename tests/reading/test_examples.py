@@ -5,7 +5,7 @@ import itertools
 import pytest
 
 from pico_banana.errors import MissingImageError
-from pico_banana.fetching.inspect import Fetched, ImageFacts
+from pico_banana.fetching.inspect import Fetched
 from pico_banana.fetching.sources import Sources
 from pico_banana.missing import Missing, MissingReason
 from pico_banana.open_images.index import Photo
@@ -47,8 +47,9 @@ MEASURED = ("url", "width", "height", "sha256")
 
 
 def had(url, name, number, way="cdn"):
-    facts = ImageFacts("PNG", 100 + number, 200 + number)
-    return Fetched(url, name, b"bytes %d" % number, f"{number:064x}", facts, way, 1)
+    size = {"width": 100 + number, "height": 200 + number}
+    measures = {"sha256": f"{number:064x}", **size}
+    return Fetched(url, name, b"bytes %d" % number, measures, None, way, 1)
 
 
 def absent(url, reason=MissingReason.NOT_FOUND):
