@@ -35,6 +35,7 @@ __all__ = [
     "build_settings",
     "config_spec",
     "read_settings_file",
+    "setting_error",
 ]
 
 
@@ -256,12 +257,16 @@ def build_settings(
             {**values, "fetch": {**policy, **user_policy, "hosts": hosts}}
         )
     except ValidationError as error:
-        raise _setting_error(error) from None
+        raise setting_error(error) from None
     return _checked(settings)
 
 
-def _setting_error(error: ValidationError) -> SettingError:
+def setting_error(error: ValidationError) -> SettingError:
+    """Return what is said of the first value that a model refused."""
     first = error.errors()[0]
+    raised = first.get("ctx", {}).get("error")
+    if isinstance(raised, SettingError):  # by a validator
+        return raised
     # An entry of a list goes by the list's name.
     parts = [part for part in first["loc"] if isinstance(part, str)]
     name = ".".join(part for part in parts if not part.startswith("function"))
