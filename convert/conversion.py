@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import glob
-import hashlib
 import itertools
 import os
 import shutil
@@ -28,7 +27,7 @@ from .output.disk_budget import DiskBudget
 from .output.finished import read_reports
 from .output.ledger import Ledger, ShardLedger
 from .output.lock import locked
-from .output.store import Store
+from .output.store import Store, sha256_of
 from .planning.make_plan import make_plan
 from .planning.plan import Plan, differences
 from .planning.retry import Retry, retries_of, told
@@ -278,7 +277,11 @@ class _Conversion:
         """The plan of the JSONL copy that the output began with, where the cache still has it."""
         sha256, size = old["jsonl"]["sha256"], old["jsonl"]["size_bytes"]
         for path in sorted(glob.glob(os.path.join(cache_folder(), "jsonl", "*"))):
-            if os.path.getsize(path) == size and _sha256(path) == sha256:
+            if os.path.getsize(path) != size:
+                continue
+            with open(path, "rb") as file:
+                is_kept = sha256_of(file) == sha256
+            if is_kept:
                 self.shown.say(
                     f"the release's {plan.config} has changed since this output was begun; going "
                     f"on with the copy kept in {path}"
@@ -426,14 +429,6 @@ def _check_output(store: Store, settings: ConvertSettings) -> None:
             "give another --output, or move it away",
             store.root,
         )
-
-
-def _sha256(path: str) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1024 * 1024):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _finished(plan: Plan, mine: set[str], ledger: Ledger, store: Store) -> list[ShardLedger]:

@@ -18,11 +18,12 @@ from pico_banana.errors import OutputError, WriteError, bare_text, holds_passwor
 
 from ..signals import held
 
-__all__ = ["HashingFile", "Store", "dump_json"]
+__all__ = ["HashingFile", "Store", "dump_json", "sha256_of"]
 
 _BLOCK_BYTES = 16 * 1024 * 1024
 """Of one request to an object store: short enough to be waited for where a signal ends the run."""
 
+_READ_BYTES = 8 * 1024 * 1024
 _TEMPORARY = re.compile(r"\.[^/]+\.[0-9a-f]{16}\.tmp")
 
 
@@ -42,6 +43,14 @@ def dump_json(value: dict[str, Any]) -> bytes:
 
     lines = [f" {dump(key)}: {dump_top(value[key])}" for key in sorted(value)]
     return ("{\n" + ",\n".join(lines) + "\n}\n").encode()
+
+
+def sha256_of(file: BinaryIO) -> str:
+    """Return the hex digest of a file's bytes, from where it stands to its end."""
+    digest = hashlib.sha256()
+    while block := file.read(_READ_BYTES):
+        digest.update(block)
+    return digest.hexdigest()
 
 
 class HashingFile:

@@ -15,11 +15,9 @@ from pico_banana.schema import CONFIGS, arrow_schema, columns
 
 from .card import CARD_NAME
 from .ledger import Ledger, ShardLedger, numbers_of
-from .store import Store
+from .store import Store, sha256_of
 
 __all__ = ["Accounts", "file_faults", "verify"]
-
-_BLOCK_BYTES = 8 * 1024 * 1024
 
 
 class Accounts:
@@ -180,12 +178,9 @@ def _measured(store: Store, name: str) -> tuple[int, str]:
     known = store.known_sha256(name)
     if known is not None:
         return store.size_bytes(name) or 0, known
-    digest, size = hashlib.sha256(), 0
     with store.open(name) as file:
-        while block := file.read(_BLOCK_BYTES):
-            digest.update(block)
-            size += len(block)
-    return size, digest.hexdigest()
+        sha256 = sha256_of(file)
+        return file.tell(), sha256
 
 
 def _image_faults(store: Store, ledger: Ledger, shard: str, plan: dict[str, Any]) -> Iterator[str]:
