@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import json
 import os
 import re
@@ -53,8 +54,10 @@ def sha256_of(file: BinaryIO) -> str:
     return digest.hexdigest()
 
 
-class HashingFile:
+class HashingFile(io.RawIOBase):
     """A binary file for writing that keeps the size and the sha256 of what passes.
+
+    Closing it leaves the file open: the store closes that, and gives it its name.
 
     Args:
         file: where the bytes go.
@@ -72,7 +75,6 @@ class HashingFile:
         self._failed, self._take = failed, take
         self._digest = hashlib.sha256()
         self.size_bytes = 0
-        self.closed = False
 
     def write(self, data: Any) -> int:
         """Write all of the data."""
@@ -92,24 +94,9 @@ class HashingFile:
         """Drop what is written from now on: the file will not be kept."""
         self._file = None
 
-    def flush(self) -> None:
-        """Nothing to do: the file is flushed when it is closed."""
-
-    def close(self) -> None:
-        """Leave the file open: the store closes it, and gives it its name."""
-        self.closed = True
-
     def tell(self) -> int:
         """Return the offset in bytes."""
         return self.size_bytes
-
-    def seekable(self) -> bool:
-        """Whether the file can be sought: no."""
-        return False
-
-    def readable(self) -> bool:
-        """Whether the file can be read: no."""
-        return False
 
     def writable(self) -> bool:
         """Whether the file can be written: yes."""
