@@ -10,7 +10,7 @@ import enum
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 import orjson
@@ -25,7 +25,6 @@ __all__ = [
     "BadRecord",
     "Line",
     "Record",
-    "line_at",
     "line_of",
     "parse_line",
     "split_lines",
@@ -423,13 +422,6 @@ def split_lines(
 def line_of(offset: int, body: bytes, number: int) -> Line:
     """Return the line that begins at this offset and has these bytes, a carriage return maybe."""
     return _line(offset, [body], len(body), number)
-
-
-def line_at(file: BinaryIO, offset: int, number: int) -> Line:
-    """Return again a line that `split_lines` has found at this offset of a seekable file."""
-    file.seek(offset)
-    raw = file.readline(MAX_LINE_BYTES + 2)
-    return line_of(offset, raw.removesuffix(b"\n"), number)
 
 
 _BOM = b"\xef\xbb\xbf"
