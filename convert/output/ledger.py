@@ -20,7 +20,7 @@ __all__ = [
     "MissingEntry",
     "ShardLedger",
     "Stretches",
-    "numbers_of",
+    "line_numbers",
     "stretches",
 ]
 
@@ -41,7 +41,7 @@ def stretches(numbers: Sequence[int] | Numbers) -> Stretches:
     return [list(pair) for pair in zip(firsts.tolist(), lasts.tolist(), strict=True)]
 
 
-def numbers_of(found: Sequence[Sequence[int]]) -> Iterator[int]:
+def line_numbers(found: Sequence[Sequence[int]]) -> Iterator[int]:
     """Yield the numbers of stretches."""
     for first, last in found:
         yield from range(first, last + 1)

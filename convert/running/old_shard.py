@@ -17,7 +17,7 @@ from pico_banana.reading.examples import image_columns
 from pico_banana.release.records import Record
 from pico_banana.schema import columns
 
-from ..output.ledger import Ledger, numbers_of
+from ..output.ledger import Ledger, line_numbers
 from ..output.store import Store
 from ..planning.retry import Retry
 
@@ -46,7 +46,7 @@ class OldShard:
         self._store, self._config, self._retry = store, config, retry
         ledger = retry.ledger
         self._name = Ledger(store, config).parquet_name(ledger.shard)
-        self._with_row = set(numbers_of(ledger.written))
+        self._with_row = set(line_numbers(ledger.written))
         self._missing = {entry.line: entry.images for entry in ledger.missing}
         self._marks = {
             (one["line"], one["url"]): one["mark"]
