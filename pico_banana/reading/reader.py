@@ -12,8 +12,7 @@ import itertools
 import logging
 from array import array
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from pico_banana.errors import MissingImageError
@@ -30,7 +29,7 @@ from pico_banana.release.records import BadRecord, Record
 from pico_banana.release.selection import Selection
 from pico_banana.schema import category_of
 from pico_banana.settings import Settings
-from pico_banana.storage.cache import Fetching
+from pico_banana.storage.cache import Progress
 from pico_banana.storage.remote import RemoteFile
 
 __all__ = ["RANGES", "Counted", "Range", "Reader"]
@@ -45,10 +44,6 @@ _CHUNK_RECORDS = 32
 _NO_END = 2**63 - 1
 _TOLD_BAD = 10
 _log = logging.getLogger("pico_banana")
-
-
-Progress = Callable[[str], AbstractContextManager[Fetching]]
-"""Shows how a file that is fetched once comes along; see `pico_banana.storage.cache.Fetching`."""
 
 
 class Range(NamedTuple):
