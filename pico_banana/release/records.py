@@ -15,7 +15,7 @@ from urllib.parse import unquote, urlsplit
 
 import orjson
 
-from pico_banana.errors import bare_url
+from pico_banana.errors import CONTROLS, bare_url
 from pico_banana.urls import COMMON_PATH, PUBLISHED_BASE, photo_of
 
 __all__ = [
@@ -46,7 +46,6 @@ _TURN = re.compile(r"_turn\d+(?=(?:_retry\d+)?$)")
 # What every published URL looks like; anything else is looked at slowly.
 _COMMON_URL = re.compile(r"https?://[a-z0-9][a-z0-9.-]{0,250}/[A-Za-z0-9/_.~-]{1,500}")
 _SURROGATE = re.compile("[\ud800-\udfff]")
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
 _NO_URL = re.compile(r"[\x00-\x20\x7f-\x9f\\]")
 
 
@@ -283,7 +282,7 @@ def _is_plain(path: str) -> bool:
         return False
     if any(segment in ("", ".", "..") for segment in path.split("/")):
         return False
-    return not _CONTROL.search(path)
+    return not CONTROLS.search(path)
 
 
 def _id(path: str) -> str:
