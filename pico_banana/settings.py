@@ -22,7 +22,7 @@ from pico_banana.setting_types import (
     Ids,
     MetadataPlace,
     Mirrors,
-    Place,
+    PathOrUrl,
     SourceNames,
 )
 from pico_banana.urls import METADATA_CSV, PUBLISHED_BASE, where_asked
@@ -116,7 +116,7 @@ class Settings(_Frozen):
         description="The release's base: http(s) URL, fsspec URL, or a folder holding jsonl/, "
         "manifest/ and images/.",
     )
-    open_images: Place | None = Field(
+    open_images: PathOrUrl | None = Field(
         None,
         description="Folder with Open Images photos: train_0/<ImageID>.jpg, ..., or the tars as "
         "they are, train_0.tar.gz, ...",
