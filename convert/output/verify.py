@@ -238,11 +238,11 @@ def _image_fault(
     if hashlib.sha256(image["bytes"]).hexdigest() != sha256:
         return f"{image['path']} is not what its sha256 column says"
     try:
-        facts = inspect(image["bytes"], decode=True, max_pixels=max_pixels)
+        picture = inspect(image["bytes"], decode=True, max_pixels=max_pixels)
     except FlawError as flaw:
         return f"{image['path']} does not decode: {flaw.detail}"
-    if (facts.width, facts.height) != (width, height):
-        return f"{image['path']} is {facts.width} x {facts.height}, not {width} x {height}"
+    if (picture.width, picture.height) != (width, height):
+        return f"{image['path']} is {picture.width} x {picture.height}, not {width} x {height}"
     return None
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow.parquet as pq
 
 from pico_banana.errors import OutputError, WorkError
-from pico_banana.fetching.inspect import Fetched, ImageFacts
+from pico_banana.fetching.inspect import Fetched, Picture
 from pico_banana.fetching.sources import ImageRef
 from pico_banana.missing import Missing, MissingReason
 from pico_banana.reading.examples import image_columns
@@ -142,7 +142,7 @@ class OldShard:
         """An image of the row, or that of an example without one, which nobody will look at."""
         if line in self._with_row:
             return self._of_row(ref, kept)
-        return Fetched(ref.url, ref.name, b"", "", ImageFacts("", 0, 0), "", 0)
+        return Fetched(ref.url, ref.name, b"", "", Picture("", 0, 0), "", 0)
 
     def _of_row(self, ref: ImageRef, kept: Iterator[Fetched]) -> Fetched:
         image = next(kept, None)
@@ -168,9 +168,11 @@ class OldShard:
             images = zip(*values, strict=True) if many else [values]
             for image, url, sha256, width, height in images:
                 if image is not None:
-                    facts = ImageFacts("", width, height, self._marks.get((line, url)))
+                    picture = Picture("", width, height, self._marks.get((line, url)))
                     came = (way or "") if prefix == "input" else "cdn"
-                    kept.append(Fetched(url, image["path"], image["bytes"], sha256, facts, came, 0))
+                    kept.append(
+                        Fetched(url, image["path"], image["bytes"], sha256, picture, came, 0)
+                    )
         return kept
 
     def _read(self) -> Generator[Row, None, None]:

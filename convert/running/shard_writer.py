@@ -331,7 +331,7 @@ def _counted(values: pa.Array) -> dict[str | None, int]:
 
 def _marks(one: Fetched, photo: Photo | None) -> list[str]:
     """What is unusual of an image that was kept."""
-    marks = [one.facts.mark]
+    marks = [one.picture.mark]
     if photo is not None and one.way in SOURCES and SOURCES[one.way].is_original:
         marks.append(photo.mark_of_original(one.data))
     return [mark for mark in marks if mark is not None]

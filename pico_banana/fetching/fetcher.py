@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pico_banana.errors import WorkError
-from pico_banana.fetching.inspect import Fetched, FlawError, ImageFacts, inspect
+from pico_banana.fetching.inspect import Fetched, FlawError, Picture, inspect
 from pico_banana.fetching.room import Room, Ticket
 from pico_banana.fetching.sources import ImageRef, Sources
 from pico_banana.fetching.transport import Body, NeedRoomError, Transport
@@ -181,16 +181,16 @@ class _Engine:
             await ticket.take(self.room.guess())
         body = await self._transport.ask(place, ticket.grow)
         loop = asyncio.get_running_loop()
-        sha256, facts = await loop.run_in_executor(self._pool, self._look, body)
-        return Fetched(ref.url, ref.name, body.data, sha256, facts, place.way, tries)
+        sha256, picture = await loop.run_in_executor(self._pool, self._look, body)
+        return Fetched(ref.url, ref.name, body.data, sha256, picture, place.way, tries)
 
-    def _look(self, body: Body) -> tuple[str, ImageFacts]:
+    def _look(self, body: Body) -> tuple[str, Picture]:
         data = body.data
         sha256 = hashlib.sha256(data).hexdigest()
         if sha256 in self._policy.placeholder_sha256s:
             raise AskError(MissingReason.PLACEHOLDER, "the bytes are a known placeholder's")
         try:
-            facts = inspect(
+            picture = inspect(
                 data,
                 decode=self._decode,
                 max_pixels=self._policy.max_pixels,
@@ -200,7 +200,7 @@ class _Engine:
             # Twice the same is what was published, but only of bytes that are known to be all.
             known = sha256 if body.is_whole else ""
             raise AskError(flaw.reason, flaw.detail, sha256=known) from None
-        return sha256, facts
+        return sha256, picture
 
 
 @dataclass

@@ -19,7 +19,7 @@ from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
 from pico_banana.missing import MissingReason
 
-__all__ = ["FlawError", "ImageFacts", "inspect"]
+__all__ = ["FlawError", "Picture", "inspect"]
 
 # What photos and edits come as. Pillow knows more formats, some of which run other programs, and
 # `Image.init` takes long to import them all. Its JPEG plugin opens MPO too.
@@ -59,8 +59,8 @@ class FlawError(Exception):
         self.reason, self.detail = reason, detail
 
 
-class ImageFacts(NamedTuple):
-    """What a whole image is.
+class Picture(NamedTuple):
+    """What a whole image shows: no pixels, but their format and how many.
 
     Attributes:
         format: Pillow's name of its format.
@@ -84,7 +84,7 @@ class Fetched(NamedTuple):
         name: its published file's base name.
         data: the published bytes.
         sha256: hex digest of the bytes.
-        facts: its format and its size in pixels.
+        picture: what it shows.
         way: by which way it came: cdn, folder, tar, bucket or flickr.
         tries: requests made for it in all.
     """
@@ -93,13 +93,13 @@ class Fetched(NamedTuple):
     name: str
     data: bytes
     sha256: str
-    facts: ImageFacts
+    picture: Picture
     way: str
     tries: int
 
 
-def inspect(data: bytes, *, decode: bool, max_pixels: int, is_whole: bool = True) -> ImageFacts:
-    """Return the facts of a whole image.
+def inspect(data: bytes, *, decode: bool, max_pixels: int, is_whole: bool = True) -> Picture:
+    """Return what a whole image shows.
 
     A PNG is whole up to its IEND with right CRCs in all chunks, a JPEG up to its end marker. A
     JPEG that lacks the marker, or has bytes after it, is kept, and marked, where it decodes and
@@ -138,7 +138,7 @@ def inspect(data: bytes, *, decode: bool, max_pixels: int, is_whole: bool = True
         raise FlawError(reason, str(error)) from None
 
 
-def _inspect(data: bytes, *, decode: bool, max_pixels: int, is_whole: bool) -> ImageFacts:
+def _inspect(data: bytes, *, decode: bool, max_pixels: int, is_whole: bool) -> Picture:
     mark = None
     has_exif = True
     if data.startswith(_PNG_SIGNATURE):
@@ -166,7 +166,7 @@ def _inspect(data: bytes, *, decode: bool, max_pixels: int, is_whole: bool) -> I
         # Pillow reads a PNG's pixels to find EXIF behind them: ask only where there is some.
         if has_exif and image.getexif().get(ExifTags.Base.Orientation) in _SIDEWAYS:
             width, height = height, width
-    return ImageFacts(kind, width, height, mark)
+    return Picture(kind, width, height, mark)
 
 
 def _load(image: ImageFile.ImageFile) -> None:

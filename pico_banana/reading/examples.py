@@ -127,7 +127,7 @@ def _image(found: Found, name: str | None = None) -> dict[str, Any] | None:
 
 def _one(prefix: str, found: Found, name: str | None = None) -> dict[str, Any]:
     width, height, sha256 = (
-        (found.facts.width, found.facts.height, found.sha256)
+        (found.picture.width, found.picture.height, found.sha256)
         if isinstance(found, Fetched)
         else (None, None, None)
     )

@@ -132,7 +132,7 @@ def test_an_image_comes_as_it_was_published(release, server):
     assert (found.data, found.sha256) == (data, hashlib.sha256(data).hexdigest())
     assert found.url == f"{PUBLISHED_BASE}images/positive-edit/0.png"
     assert found.name == "0.png"
-    assert found.facts == ("PNG", 16, 16, None)
+    assert found.picture == ("PNG", 16, 16, None)
     assert (found.way, found.tries, server.count()) == ("cdn", 1, 1)
 
 

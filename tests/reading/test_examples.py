@@ -5,7 +5,7 @@ import itertools
 import pytest
 
 from pico_banana.errors import MissingImageError
-from pico_banana.fetching.inspect import Fetched, ImageFacts
+from pico_banana.fetching.inspect import Fetched, Picture
 from pico_banana.fetching.sources import Sources
 from pico_banana.missing import Missing, MissingReason
 from pico_banana.open_images.index import Photo
@@ -47,8 +47,8 @@ MEASURED = ("url", "width", "height", "sha256")
 
 
 def had(url, name, number, way="cdn"):
-    facts = ImageFacts("PNG", 100 + number, 200 + number)
-    return Fetched(url, name, b"bytes %d" % number, f"{number:064x}", facts, way, 1)
+    picture = Picture("PNG", 100 + number, 200 + number)
+    return Fetched(url, name, b"bytes %d" % number, f"{number:064x}", picture, way, 1)
 
 
 def absent(url, reason=MissingReason.NOT_FOUND):
