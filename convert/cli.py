@@ -193,12 +193,12 @@ def plan(
     from .screen import Shown  # noqa: PLC0415
 
     settings = _settings(arguments, settings_file)
-    line = None if bandwidth is None else bits_per_s(bandwidth)
+    rate = None if bandwidth is None else bits_per_s(bandwidth)
     plans, _ = plan_configs(_configs(configs), settings, Shown(err))
     for one in plans:
         show_plan(one, settings, out)
     if bandwidth is not None or nodes is not None:
-        show_estimate(estimate(plans, settings, line, nodes or 1), out)
+        show_estimate(estimate(plans, settings, rate, nodes or 1), out)
 
 
 @app.command()
