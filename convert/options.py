@@ -31,7 +31,7 @@ __all__ = [
     "ConvertSettings",
     "MaxMissing",
     "PublishOptions",
-    "RetryScope",
+    "RefillScope",
     "RunOptions",
     "RunnerKind",
     "Slice",
@@ -52,7 +52,7 @@ DISK_BUDGET_BYTES = 10 * 10**9
 
 _SLICE = re.compile(r"([0-9]{1,6})/([0-9]{1,6})")
 
-RetryScope = Literal["transient", "all"]
+RefillScope = Literal["transient", "all"]
 """Which missing images are tried again: those of transient reasons, or all."""
 
 RunnerKind = Literal["local", "ray"]
@@ -349,7 +349,7 @@ class RunOptions(_Options):
         return runner
 
     @property
-    def retry(self) -> RetryScope | None:
+    def refill(self) -> RefillScope | None:
         """Which missing images of finished shards are tried again; None leaves such shards."""
         return "all" if self.retry_missing_all else "transient" if self.retry_missing else None
 
@@ -358,10 +358,10 @@ class RunOptions(_Options):
         """Refuse what contradicts itself."""
         if self.ray_address is not None and self.runner != "ray":
             raise SettingError("ray_address", self.ray_address, "must come with --runner ray")
-        if self.overwrite and self.retry:
+        if self.overwrite and self.refill:
             raise SettingError(
                 "retry_missing",
-                self.retry,
+                self.refill,
                 "must be left out with overwrite, which deletes the shards that have something "
                 "to be tried again",
                 "; use one of the two",
