@@ -7,23 +7,25 @@ import io
 import sys
 import typing
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
+from pydantic import BaseModel, ValidationError
 from rich.console import Console
 from rich.table import Table
 
 from pico_banana import __version__
 from pico_banana.errors import PicoBananaError, SettingError, UsageError, near
 from pico_banana.schema import CONFIGS, EDIT_CATEGORIES, EDIT_TYPES
-from pico_banana.settings import build_settings, read_settings_file
+from pico_banana.settings import build_settings, read_settings_file, setting_error
 
-from .options import ConvertSettings, MaxMissing, PublishOptions, RunOptions
+from .options import ConvertSettings, PublishOptions, RunOptions
 from .text import printable
 
 if TYPE_CHECKING:
-    from .options import RunnerKind
     from .output.store import Store
+
+AnyOptions = TypeVar("AnyOptions", bound=BaseModel)
 
 app = typer.Typer(
     name="pico-banana",
@@ -44,33 +46,41 @@ _FILE_ONLY = ("storage_options", "fetch")
 """Settings that only a file can hold: they are nested, and may be secret."""
 
 
-_FLAGS = tuple(name for name in ConvertSettings.model_fields if name not in _FILE_ONLY)
+_FLAGS = {
+    name: field
+    for model in (RunOptions, PublishOptions, ConvertSettings)
+    for name, field in model.model_fields.items()
+    if name not in (*_FILE_ONLY, "repo")
+}
+_PLAN_FLAGS = tuple(name for name in _FLAGS if name in ConvertSettings.model_fields)
 _INDEX_FLAGS = ("cdn", "open_images_metadata", "mirrors")
+_PUBLISH_FLAGS = ("public", "accept_license", "replace")
 
 
 def _flags(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command a flag for each of these settings, from the settings' own descriptions.
+    """Give a command a flag for each of these fields, from the fields' own descriptions.
 
-    The command gets the flags that were given as `arguments`, a mapping.
+    The command gets them as `arguments`, a mapping; in its help they stand where this stands.
     """
-    settings = [
+    flags = [
         inspect.Parameter(
             name,
             inspect.Parameter.KEYWORD_ONLY,
-            default=None,
+            default=False if _FLAGS[name].annotation is bool else None,
             annotation=_flag(name),
         )
         for name in names
     ]
 
     def give(command: Callable[..., None]) -> Callable[..., None]:
-        own = inspect.signature(command, eval_str=True).parameters.values()
+        shown: list[inspect.Parameter] = []
+        for own in inspect.signature(command, eval_str=True).parameters.values():
+            shown += flags if own.name == "arguments" else [own]
 
         def called(**given: Any) -> None:
             arguments = {name: given.pop(name) for name in names}
             command(**given, arguments=arguments)
 
-        shown = [parameter for parameter in own if parameter.name != "arguments"] + settings
         called.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]
         called.__annotations__ = {parameter.name: parameter.annotation for parameter in shown}
         called.__name__, called.__doc__ = command.__name__, command.__doc__
@@ -80,8 +90,11 @@ def _flags(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
 
 
 def _flag(name: str) -> Any:
-    field = ConvertSettings.model_fields[name]
+    field = _FLAGS[name]
     text = field.description or ""
+    flag = f"--{name.replace('_', '-')}"
+    if field.annotation is bool:
+        return Annotated[bool, typer.Option(flag, help=text)]
     if field.default not in (None, {}, ()):
         text = f"{text} [default: {field.default}]"
     kind: Any = str
@@ -92,8 +105,9 @@ def _flag(name: str) -> Any:
         kind, metavar = int, "N"
     elif field.annotation is float:
         kind, metavar = float, "SHARE"
-    option = typer.Option(f"--{name.replace('_', '-')}", help=text, metavar=metavar)
-    return Annotated[kind | None, option]
+    if isinstance(field.json_schema_extra, dict):
+        metavar = str(field.json_schema_extra["metavar"])
+    return Annotated[kind | None, typer.Option(flag, help=text, metavar=metavar)]
 
 
 Config = Annotated[
@@ -102,28 +116,6 @@ Config = Annotated[
 SettingsFile = Annotated[
     str | None,
     typer.Option("--settings", metavar="FILE.yaml", help="Settings from a file; flags win."),
-]
-Public = Annotated[
-    bool,
-    typer.Option(
-        "--public",
-        help="Let everybody see the repository, once all is there; with --accept-license. "
-        "[default: private]",
-    ),
-]
-AcceptLicense = Annotated[
-    bool,
-    typer.Option(
-        "--accept-license",
-        help="You have read what CC BY-NC-ND 4.0 (edits, texts) and CC BY 2.0 (photos) ask.",
-    ),
-]
-Replace = Annotated[
-    bool,
-    typer.Option(
-        "--replace",
-        help="Where the repository holds another plan: delete its files once all new are there.",
-    ),
 ]
 
 
@@ -175,7 +167,7 @@ def index(
 
 
 @app.command()
-@_flags(*_FLAGS)
+@_flags(*_PLAN_FLAGS)
 def plan(
     configs: Config,
     *,
@@ -201,144 +193,38 @@ def plan(
     from .screen import Shown  # noqa: PLC0415
 
     settings = _settings(arguments, settings_file)
-    line = None if bandwidth is None else bits_per_s(bandwidth)
+    rate = None if bandwidth is None else bits_per_s(bandwidth)
     plans, _ = plan_configs(_configs(configs), settings, Shown(err))
     for one in plans:
         show_plan(one, settings, out)
     if bandwidth is not None or nodes is not None:
-        show_estimate(estimate(plans, settings, line, nodes or 1), out)
+        show_estimate(estimate(plans, settings, rate, nodes or 1), out)
 
 
 @app.command()
 @_flags(*_FLAGS)
-def convert(  # noqa: PLR0913  (a command has the flags that it has)
+def convert(
     configs: Config,
     *,
     output: Annotated[
         str, typer.Option("--output", metavar="OUT", help="Folder or fsspec URL to write to.")
     ],
     settings_file: SettingsFile = None,
-    workers: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            metavar="N",
-            help="Worker processes. [default: 2; with Ray one for each CPU of its cluster]",
-        ),
-    ] = None,
-    runner: Annotated[
-        str,
-        typer.Option(
-            metavar="local|ray",
-            help="Who carries shards out: processes of this machine, or a Ray cluster.",
-        ),
-    ] = "local",
-    ray_address: Annotated[
-        str | None,
-        typer.Option(
-            metavar="HOST:PORT",
-            help="Ray cluster to use, `auto` for the one this machine is a node of. [default: "
-            "RAY_ADDRESS, else this machine's, else a new one on this machine]",
-        ),
-    ] = None,
-    overwrite: Annotated[
-        bool,
-        typer.Option("--overwrite", help="Delete the files that the old plan names, begin anew."),
-    ] = False,
-    retry_missing: Annotated[
-        bool,
-        typer.Option(
-            "--retry-missing",
-            help="Try again the missing images of finished shards whose reason may have passed.",
-        ),
-    ] = False,
-    retry_missing_all: Annotated[
-        bool,
-        typer.Option("--retry-missing-all", help="The same, whatever the reason."),
-    ] = False,
-    max_missing: Annotated[
-        str | None,
-        typer.Option(
-            metavar="X",
-            help="Stop early beyond so many examples with missing images: a count, or a share "
-            "below 1.",
-        ),
-    ] = None,
-    part: Annotated[
-        str | None,
-        typer.Option(
-            "--slice",
-            metavar="i/n",
-            help="Carry out every n-th shard, from the i-th on (from 0), for job arrays; takes "
-            "its share of every host's budget. `finish` puts the slices together.",
-        ),
-    ] = None,
-    slices_at_once: Annotated[
-        int | None,
-        typer.Option(
-            metavar="M", help="How many slices run at the same time. [default: all of them]"
-        ),
-    ] = None,
-    publish_to: Annotated[
-        str | None,
-        typer.Option(
-            "--publish",
-            metavar="REPO",
-            help="Publish each shard to this dataset repository of the Hub, OWNER/NAME, and "
-            "delete its Parquet file. Private, unless it is public.",
-        ),
-    ] = None,
-    disk_budget: Annotated[
-        str | None,
-        typer.Option(
-            metavar="SIZE",
-            help="With --publish: most Parquet bytes in OUT at once; writing waits for uploads. "
-            "[default: 10GB]",
-        ),
-    ] = None,
-    keep_local: Annotated[
-        bool,
-        typer.Option("--keep-local", help="With --publish: keep the Parquet files in OUT."),
-    ] = False,
-    public: Public = False,
-    accept_license: AcceptLicense = False,
-    replace: Replace = False,
     arguments: dict[str, Any],
 ) -> None:
     """Fetch and write sharded Parquet; continues what is there."""
     settings = _settings(arguments, settings_file)
-    flags = {
-        "disk_budget": disk_budget,
-        "keep_local": keep_local,
-        "public": public,
-        "accept_license": accept_license,
-        "replace": replace,
-    }
-    publishing = _publishing(publish_to, flags)
-    if settings.images == "bytes" and runner == "local":
+    options = _options(RunOptions, {**arguments, "publish": _publishing(arguments)})
+    if settings.images == "bytes" and options.runner == "local":
         from .running.processes import load  # noqa: PLC0415
 
         load()
     from .conversion import convert as carry_out  # noqa: PLC0415
-    from .options import Slice  # noqa: PLC0415
     from .output.store import Store  # noqa: PLC0415
     from .reporting.tables import show_outcome, show_publication  # noqa: PLC0415
     from .screen import Shown  # noqa: PLC0415
 
-    allowed = MaxMissing.parse(max_missing) if max_missing is not None else None
     store = Store(output, settings.storage_options)
-    options = RunOptions(
-        workers=workers,
-        runner=cast("RunnerKind", runner),
-        ray_address=ray_address,
-        overwrite=overwrite,
-        max_missing=allowed,
-        retry="all" if retry_missing_all else "transient" if retry_missing else None,
-        slice=Slice.parse(part, slices_at_once) if part is not None else None,
-        publish=publishing,
-    )
-    if part is None and slices_at_once is not None:
-        raise SettingError("slices_at_once", slices_at_once, "must come with --slice")
     outcome = carry_out(_configs(configs), settings, options, store, Shown(err))
     show_outcome(outcome, store.root, out)
     if outcome.publication is not None:
@@ -395,6 +281,7 @@ def verify(
 
 
 @app.command()
+@_flags(*_PUBLISH_FLAGS)
 def publish(
     places: Annotated[
         list[str],
@@ -405,9 +292,7 @@ def publish(
         ),
     ],
     *,
-    public: Public = False,
-    accept_license: AcceptLicense = False,
-    replace: Replace = False,
+    arguments: dict[str, Any],
     card_only: Annotated[
         bool,
         typer.Option(
@@ -427,7 +312,7 @@ def publish(
     if len(places) != (1 if card_only else 2):
         must = "must be REPO alone with --card-only" if card_only else "must be two, OUT and REPO"
         raise SettingError("OUT REPO", " ".join(places), must)
-    options = PublishOptions(places[-1], public, accept_license, replace)
+    options = _options(PublishOptions, {**arguments, "repo": places[-1], "keep_local": True})
     if card_only:
         repository = publish_card(options, Shown(err))
         out.print(f"the card of {repository.id} is written", markup=False, highlight=False)
@@ -469,22 +354,23 @@ def common(
 common.__doc__ = app.info.help
 
 
-def _publishing(repo: str | None, flags: Mapping[str, Any]) -> PublishOptions | None:
+def _options(model: type[AnyOptions], arguments: Mapping[str, Any]) -> AnyOptions:
+    """Those of the arguments that are the model's, validated; None counts as unset."""
+    given = {name: arguments.get(name) for name in model.model_fields}
+    try:
+        return model.model_validate({k: value for k, value in given.items() if value is not None})
+    except ValidationError as error:
+        raise setting_error(error) from None
+
+
+def _publishing(arguments: Mapping[str, Any]) -> PublishOptions | None:
     """How `convert` publishes; the flags of it need a repository."""
-    if repo is None:
-        for name, value in flags.items():
-            if value:
-                raise SettingError(name, value, "must come with --publish REPO")
-        return None
-    budget = flags["disk_budget"]
-    return PublishOptions(
-        repo,
-        flags["public"],
-        flags["accept_license"],
-        flags["replace"],
-        flags["keep_local"],
-        None if budget is None else PublishOptions.parse_budget(budget),
-    )
+    if arguments["publish"] is not None:
+        return _options(PublishOptions, {**arguments, "repo": arguments["publish"]})
+    for name in PublishOptions.model_fields:
+        if arguments.get(name):
+            raise SettingError(name, arguments[name], "must come with --publish REPO")
+    return None
 
 
 def _store(output: str, settings_file: str | None) -> Store:
@@ -507,7 +393,11 @@ def _configs(words: list[str]) -> list[str]:
 
 
 def _settings(arguments: dict[str, Any], file: str | None) -> ConvertSettings:
-    given = {name: value for name, value in arguments.items() if value not in (None, [])}
+    given = {
+        name: value
+        for name, value in arguments.items()
+        if name in ConvertSettings.model_fields and value not in (None, [])
+    }
     members = {
         "edit_types": {kind.name for kind in EDIT_TYPES},
         "edit_categories": set(EDIT_CATEGORIES),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import glob
-import hashlib
 import itertools
 import os
 import shutil
@@ -28,10 +27,10 @@ from .output.disk_budget import DiskBudget
 from .output.finished import read_reports
 from .output.ledger import Ledger, ShardLedger
 from .output.lock import locked
-from .output.store import Store
+from .output.store import Store, sha256_of
 from .planning.make_plan import make_plan
 from .planning.plan import Plan, differences
-from .planning.retry import Retry, retries_of, told
+from .planning.refill import Refill, refills_of, told
 from .planning.task import ShardTask
 from .reporting.outcome import Outcome
 from .reporting.run_log import RUNS_FOLDER, recorded
@@ -125,9 +124,9 @@ def convert(
                 shown.say(note)
         conversion.begin(begun)
         _say_plans(begun, shown)
-        if options.retry:
-            retries = [retry for one in begun for retry in one.retries.values()]
-            shown.say(told(retries, options.retry))
+        if options.refill:
+            refills = [refill for one in begun for refill in one.refills.values()]
+            shown.say(told(refills, options.refill))
         return conversion.run(begun)
 
 
@@ -153,14 +152,14 @@ class _Begun:
         plan: the plan.
         mine: the shards that are this run's.
         finished: the ledgers of shards that are finished, and stay as they are.
-        retries: by shard, what is tried again of those that are finished, and made anew.
+        refills: by shard, what is tried again of those that are finished, and made anew.
         unsettled: ledgers of finished shards whose files carry another one besides.
     """
 
     plan: Plan
     mine: set[str]
     finished: list[ShardLedger] = field(default_factory=list)
-    retries: dict[str, Retry] = field(default_factory=dict)
+    refills: dict[str, Refill] = field(default_factory=dict)
     unsettled: list[ShardLedger] = field(default_factory=list)
 
     @property
@@ -187,11 +186,11 @@ class _Begun:
         """About how much is still to be written, beyond what old files give back."""
         if not self.plan.records:
             return 0
-        retried = sum(len(shard) for shard in self.plan.shards if shard.name in self.retries)
+        refilled = sum(len(shard) for shard in self.plan.shards if shard.name in self.refills)
         # A shard that is made anew grows by what was missing; its old file goes when it is whole.
-        growing = sum(len(retry.ledger.missing) for retry in self.retries.values())
-        records = self.records_left - retried + growing
-        sizes = sorted((retry.ledger.size_bytes for retry in self.retries.values()), reverse=True)
+        growing = sum(len(refill.ledger.missing) for refill in self.refills.values())
+        records = self.records_left - refilled + growing
+        sizes = sorted((refill.ledger.size_bytes for refill in self.refills.values()), reverse=True)
         return int(self.plan.estimated_bytes * records / self.plan.records) + sum(sizes[:workers])
 
 
@@ -226,12 +225,12 @@ class _Conversion:
         if self.options.overwrite:
             return _Begun(plan, mine)
         finished = _finished(plan, mine, ledger, self.store)
-        retries = retries_of(finished, self.options.retry)
+        refills = refills_of(finished, self.options.refill)
         return _Begun(
             plan,
             mine,
-            [one for one in finished if one.shard not in retries],
-            retries,
+            [one for one in finished if one.shard not in refills],
+            refills,
             [one for one in finished if one.shard in ledger.unsettled],
         )
 
@@ -278,7 +277,11 @@ class _Conversion:
         """The plan of the JSONL copy that the output began with, where the cache still has it."""
         sha256, size = old["jsonl"]["sha256"], old["jsonl"]["size_bytes"]
         for path in sorted(glob.glob(os.path.join(cache_folder(), "jsonl", "*"))):
-            if os.path.getsize(path) == size and _sha256(path) == sha256:
+            if os.path.getsize(path) != size:
+                continue
+            with open(path, "rb") as file:
+                is_kept = sha256_of(file) == sha256
+            if is_kept:
                 self.shown.say(
                     f"the release's {plan.config} has changed since this output was begun; going "
                     f"on with the copy kept in {path}"
@@ -355,16 +358,16 @@ class _Conversion:
 
         A shard that is made anew is read back from there, one on disk at a time.
         """
-        alone = {} if self.publication is None else {one.plan.config: one.retries for one in begun}
+        alone = {} if self.publication is None else {one.plan.config: one.refills for one in begun}
         yield itertools.chain.from_iterable(
-            one.plan.tasks(one.left - set(alone.get(one.plan.config, ())), self.index, one.retries)
+            one.plan.tasks(one.left - set(alone.get(one.plan.config, ())), self.index, one.refills)
             for one in begun
         )
         for one in begun:
-            for shard, retry in alone.get(one.plan.config, {}).items():
+            for shard, refill in alone.get(one.plan.config, {}).items():
                 assert self.publication is not None
-                self.publication.bring_back(one.plan.config, retry.ledger)
-                yield one.plan.tasks({shard}, self.index, one.retries)
+                self.publication.bring_back(one.plan.config, refill.ledger)
+                yield one.plan.tasks({shard}, self.index, one.refills)
 
     def _carry_out(self, begun: Sequence[_Begun], disk: DiskBudget | None) -> list[ShardLedger]:
         configs = {shard.digest: one.plan.config for one in begun for shard in one.plan.shards}
@@ -426,14 +429,6 @@ def _check_output(store: Store, settings: ConvertSettings) -> None:
             "give another --output, or move it away",
             store.root,
         )
-
-
-def _sha256(path: str) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1024 * 1024):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _finished(plan: Plan, mine: set[str], ledger: Ledger, store: Store) -> list[ShardLedger]:

@@ -5,20 +5,33 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
-from pydantic import ByteSize, Field, TypeAdapter, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ByteSize,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from pico_banana.errors import SettingError
 from pico_banana.input_sources import SOURCES, input_sources_of
 from pico_banana.schema import SCHEMA_VERSION
 from pico_banana.settings import Settings
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
 __all__ = [
     "ConvertSettings",
     "MaxMissing",
     "PublishOptions",
-    "RetryScope",
+    "RefillScope",
     "RunOptions",
     "RunnerKind",
     "Slice",
@@ -39,7 +52,7 @@ DISK_BUDGET_BYTES = 10 * 10**9
 
 _SLICE = re.compile(r"([0-9]{1,6})/([0-9]{1,6})")
 
-RetryScope = Literal["transient", "all"]
+RefillScope = Literal["transient", "all"]
 """Which missing images are tried again: those of transient reasons, or all."""
 
 RunnerKind = Literal["local", "ray"]
@@ -137,64 +150,78 @@ class MaxMissing:
         return self.count is not None or done >= 200  # noqa: PLR2004
 
 
-@dataclass(frozen=True)
-class PublishOptions:
-    """How an output is published.
+class _Options(BaseModel):
+    """What the flags of a command say; a field's description is its flag's."""
 
-    Attributes:
-        repo: the repository, OWNER/NAME.
-        is_public: whether everybody may see it, once all is there.
-        accepts_license: whether the user has read what the licences ask.
-        replaces: whether files of another plan go, once all new ones are there.
-        keeps_local: whether Parquet files stay in the output when they are uploaded.
-        disk_budget_bytes: most Parquet bytes in the output at once; None is 10 GB. Of no meaning
-            where they stay.
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
-    Raises:
-        SettingError: options that contradict each other.
-    """
+
+def _flag(metavar: str, description: str) -> Any:
+    """A field that is unset by default, and whose flag shows this for its value."""
+    return Field(None, description=description, json_schema_extra={"metavar": metavar})
+
+
+def _size(text: str) -> int:
+    """The bytes that "10GB" or "500 MiB" means; `SettingError` for anything else."""
+    try:
+        size = int(TypeAdapter(ByteSize).validate_python(text))
+    except ValidationError:
+        size = 0
+    if size <= 0:
+        raise SettingError("disk_budget", text, "must be a size like 10GB or 500MB")
+    return size
+
+
+class PublishOptions(_Options):
+    """How an output is published: to `repo`, OWNER/NAME; a budget is for files that do not stay."""
 
     repo: str
-    is_public: bool = False
-    accepts_license: bool = False
-    replaces: bool = False
-    keeps_local: bool = True
-    disk_budget_bytes: int | None = None
+    disk_budget: Annotated[int, BeforeValidator(_size)] | None = _flag(
+        "SIZE",
+        "With --publish: most Parquet bytes in OUT at once; writing waits for uploads. [default: "
+        "10GB]",
+    )
+    keep_local: bool = Field(False, description="With --publish: keep the Parquet files in OUT.")
+    public: bool = Field(
+        False,
+        description="Let everybody see the repository, once all is there; with --accept-license. "
+        "[default: private]",
+    )
+    accept_license: bool = Field(
+        False,
+        description="You have read what CC BY-NC-ND 4.0 (edits, texts) and CC BY 2.0 (photos) ask.",
+    )
+    replace: bool = Field(
+        False,
+        description="Where the repository holds another plan: delete its files once all new are "
+        "there.",
+    )
 
-    def __post_init__(self) -> None:
+    @model_validator(mode="after")
+    def _agrees(self) -> Self:
         """Refuse what contradicts itself."""
-        if self.is_public and not self.accepts_license:
+        if self.public and not self.accept_license:
             raise SettingError(
                 "public",
-                self.is_public,
+                self.public,
                 "must come with --accept-license: edits and texts are CC BY-NC-ND 4.0 (attribution,"
                 " no commercial use, no derivatives), photos CC BY 2.0 of their photographers. "
                 "Allowed is to pass on the unchanged files for non-commercial use, with both "
                 "licences and all attribution, as this command does",
                 "; without --public the repository stays private",
             )
-        if self.disk_budget_bytes is not None and self.keeps_local:
+        if self.disk_budget is not None and self.keep_local:
             raise SettingError(
                 "disk_budget",
-                self.disk_budget_bytes,
+                self.disk_budget,
                 "must be left out with --keep-local, which keeps every file",
             )
-
-    @staticmethod
-    def parse_budget(text: str) -> int:
-        """Return the bytes that "10GB" or "500 MiB" means; `SettingError` for anything else."""
-        try:
-            size = int(TypeAdapter(ByteSize).validate_python(text))
-        except ValidationError:
-            size = 0
-        if size <= 0:
-            raise SettingError("disk_budget", text, "must be a size like 10GB or 500MB")
-        return size
+        return self
 
     @property
     def budget_bytes(self) -> int | None:
         """Most Parquet bytes in the output at once, None where they stay."""
-        return None if self.keeps_local else self.disk_budget_bytes or DISK_BUDGET_BYTES
+        return None if self.keep_local else self.disk_budget or DISK_BUDGET_BYTES
 
 
 @dataclass(frozen=True)
@@ -249,44 +276,82 @@ class Slice:
         ]
 
 
-@dataclass(frozen=True)
-class RunOptions:
-    """How a conversion is carried out; nothing here changes a byte of the output.
+class RunOptions(_Options):
+    """How a conversion is carried out; nothing here changes a byte of the output."""
 
-    Attributes:
-        workers: how many processes; None is 2, with Ray one for each CPU of its cluster.
-        runner: local processes, or a Ray cluster.
-        ray_address: of the cluster, as Ray writes it; None leaves it to Ray.
-        overwrite: delete the files that the old plan names, and begin anew.
-        max_missing: stop early beyond it; None never stops early.
-        retry: which missing images of finished shards are tried again; None leaves such shards
-            as they are.
-        slice: which part of the shards is this run's; None is all.
-        publish: where shards are published while others are made; None publishes nothing.
+    workers: int | None = Field(
+        None,
+        ge=1,
+        description="Worker processes. [default: 2; with Ray one for each CPU of its cluster]",
+    )
+    runner: RunnerKind = Field(
+        "local",
+        description="Who carries shards out: processes of this machine, or a Ray cluster.",
+        json_schema_extra={"metavar": "local|ray"},
+    )
+    ray_address: str | None = _flag(
+        "HOST:PORT",
+        "Ray cluster to use, `auto` for the one this machine is a node of. [default: RAY_ADDRESS, "
+        "else this machine's, else a new one on this machine]",
+    )
+    overwrite: bool = Field(
+        False, description="Delete the files that the old plan names, begin anew."
+    )
+    retry_missing: bool = Field(
+        False,
+        description="Try again the missing images of finished shards whose reason may have passed.",
+    )
+    retry_missing_all: bool = Field(False, description="The same, whatever the reason.")
+    max_missing: Annotated[MaxMissing, BeforeValidator(MaxMissing.parse)] | None = _flag(
+        "X",
+        "Stop early beyond so many examples with missing images: a count, or a share below 1.",
+    )
+    slice: Slice | None = _flag(
+        "i/n",
+        "Carry out every n-th shard, from the i-th on (from 0), for job arrays; takes its share of "
+        "every host's budget. `finish` puts the slices together.",
+    )
+    slices_at_once: int | None = _flag(
+        "M", "How many slices run at the same time. [default: all of them]"
+    )
+    publish: PublishOptions | None = _flag(
+        "REPO",
+        "Publish each shard to this dataset repository of the Hub, OWNER/NAME, and delete its "
+        "Parquet file. Private, unless it is public.",
+    )
 
-    Raises:
-        SettingError: options that contradict each other.
-    """
+    @model_validator(mode="before")
+    @classmethod
+    def _sliced(cls, given: dict[str, Any]) -> dict[str, Any]:
+        """Make a slice of its text and of how many run at once."""
+        text, at_once = given.get("slice"), given.get("slices_at_once")
+        if text is not None:
+            return {**given, "slice": Slice.parse(text, at_once)}
+        if at_once is not None:
+            raise SettingError("slices_at_once", at_once, "must come with --slice")
+        return given
 
-    workers: int | None = None
-    runner: RunnerKind = "local"
-    ray_address: str | None = None
-    overwrite: bool = False
-    max_missing: MaxMissing | None = None
-    retry: RetryScope | None = None
-    slice: Slice | None = None
-    publish: PublishOptions | None = None
+    @field_validator("runner", mode="before")
+    @classmethod
+    def _known(cls, runner: str) -> str:
+        if runner not in get_args(RunnerKind):
+            raise SettingError("runner", runner, "must be local or ray")
+        return runner
 
-    def __post_init__(self) -> None:
+    @property
+    def refill(self) -> RefillScope | None:
+        """Which missing images of finished shards are tried again; None leaves such shards."""
+        return "all" if self.retry_missing_all else "transient" if self.retry_missing else None
+
+    @model_validator(mode="after")
+    def _agrees(self) -> Self:
         """Refuse what contradicts itself."""
-        if self.runner not in get_args(RunnerKind):
-            raise SettingError("runner", self.runner, "must be local or ray")
         if self.ray_address is not None and self.runner != "ray":
             raise SettingError("ray_address", self.ray_address, "must come with --runner ray")
-        if self.overwrite and self.retry:
+        if self.overwrite and self.refill:
             raise SettingError(
                 "retry_missing",
-                self.retry,
+                self.refill,
                 "must be left out with overwrite, which deletes the shards that have something "
                 "to be tried again",
                 "; use one of the two",
@@ -299,7 +364,7 @@ class RunOptions:
                 "; delete the old output, or give another",
             )
         if self.publish is None:
-            return
+            return self
         others = {
             "overwrite": (self.overwrite, "; --replace puts another plan in the place of the old"),
             "slice": (self.slice, "; run `pico-banana publish` when all slices are done"),
@@ -309,3 +374,4 @@ class RunOptions:
             if given:
                 value = str(getattr(self, name))
                 raise SettingError(name, value, "must be left out with --publish", way_out)
+        return self

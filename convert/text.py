@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import re
 
+from pico_banana.errors import CONTROLS
+
 __all__ = ["printable", "short"]
 
-# Controls (C0, DEL, C1), which move a terminal's cursor or change its title, the characters that
-# reverse the direction of text, and those that some readers take for the end of a line.
-_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+# Besides controls the characters that reverse the direction of text, and those that some readers
+# take for the end of a line.
+_HARMFUL = re.compile(rf"{CONTROLS.pattern}|[\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 _LONGEST = 120
 
 
 def printable(text: str) -> str:
     """Return a text with a space for each control character."""
-    return _CONTROLS.sub(" ", text)
+    return _HARMFUL.sub(" ", text)
 
 
 def short(text: str) -> str:

@@ -23,6 +23,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 __all__ = [
+    "CONTROLS",
     "MissingImageError",
     "OutputError",
     "PicoBananaError",
@@ -138,6 +139,9 @@ def near(value: str, allowed: Iterable[str]) -> str:
     match = next((word for word in allowed if found and word.lower() == found[0]), None)
     return f"; did you mean {match!r}?" if match else ""
 
+
+CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+"""Characters that would move a terminal's cursor or change its title: C0, DEL, C1."""
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"<>]+")
 _ODD_PORT = re.compile(r"(?!arn:)[^\[\]]*:(?![0-9]*$)")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import enum
-import re
 from typing import NamedTuple
+
+from pico_banana.errors import CONTROLS
 
 __all__ = ["AskError", "GivenUpError", "Missing", "MissingReason"]
 
@@ -75,7 +76,6 @@ class Missing(NamedTuple):
     detail: str
 
 
-_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _LONGEST = 300
 
 
@@ -100,7 +100,7 @@ class AskError(Exception):
         sha256: str = "",
     ) -> None:
         # A server may say anything, and at length.
-        detail = _CONTROLS.sub(" ", detail[:_LONGEST])
+        detail = CONTROLS.sub(" ", detail[:_LONGEST])
         super().__init__(detail)
         self.reason, self.detail, self.status = reason, detail, status
         self.retry_after_s, self.sha256 = retry_after_s, sha256

@@ -23,7 +23,7 @@ __all__ = [
     "Ids",
     "MetadataPlace",
     "Mirrors",
-    "Place",
+    "PathOrUrl",
     "SourceNames",
 ]
 
@@ -179,7 +179,7 @@ def _no_ids(value: Any) -> tuple[str, ...] | None:
     return None if value is None else _ids(value) or None
 
 
-Place = Annotated[str, BeforeValidator(_place)]
+PathOrUrl = Annotated[str, BeforeValidator(_place)]
 Base = Annotated[str, BeforeValidator(_base)]
 MetadataPlace = Annotated[str, BeforeValidator(_metadata_place)]
 Mirrors = Annotated[dict[str, str], BeforeValidator(_mirrors)]

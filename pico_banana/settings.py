@@ -23,7 +23,7 @@ from pico_banana.setting_types import (
     Ids,
     MetadataPlace,
     Mirrors,
-    Place,
+    PathOrUrl,
     SourceNames,
 )
 from pico_banana.urls import METADATA_CSV, PUBLISHED_BASE, where_asked
@@ -36,6 +36,7 @@ __all__ = [
     "build_settings",
     "config_spec",
     "read_settings_file",
+    "setting_error",
 ]
 
 
@@ -176,7 +177,7 @@ class Settings(_Frozen):
         description="The release's base: http(s) URL, fsspec URL, or a folder holding jsonl/, "
         "manifest/ and images/.",
     )
-    open_images: Place | None = Field(
+    open_images: PathOrUrl | None = Field(
         None,
         description="Folder with Open Images photos: train_0/<ImageID>.jpg, ..., or the tars as "
         "they are, train_0.tar.gz, ...",
@@ -311,14 +312,18 @@ def build_settings(
             {**values, "fetch": {**policy, **user_policy, "hosts": user_hosts}}
         )
     except ValidationError as error:
-        raise _setting_error(error) from None
+        raise setting_error(error) from None
     hosts = _merged_hosts(ours, settings.fetch.hosts)
     fetch = settings.fetch.model_copy(update={"hosts": hosts})
     return _checked(settings.model_copy(update={"fetch": fetch}))
 
 
-def _setting_error(error: ValidationError) -> SettingError:
+def setting_error(error: ValidationError) -> SettingError:
+    """Return what is said of the first value that a model refused."""
     first = error.errors()[0]
+    raised = first.get("ctx", {}).get("error")
+    if isinstance(raised, SettingError):  # by a validator
+        return raised
     # An entry of a list goes by the list's name.
     parts = [part for part in first["loc"] if isinstance(part, str)]
     name = ".".join(part for part in parts if not part.startswith("function"))

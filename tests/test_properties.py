@@ -13,7 +13,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pico_banana.convert.options import ConvertSettings
-from pico_banana.convert.output.ledger import Ledger, numbers_of
+from pico_banana.convert.output.ledger import Ledger, line_numbers
 from pico_banana.convert.output.store import Store
 from pico_banana.convert.output.verify import verify
 from pico_banana.convert.planning.make_plan import make_plan
@@ -163,7 +163,7 @@ def test_any_bytes_are_planned_and_every_line_has_one_fate(place, given_file, se
         + account.filtered
         + account.left_out
         + sum(
-            sum(1 for _ in numbers_of(shard["lines"]))
+            sum(1 for _ in line_numbers(shard["lines"]))
             for shard in Ledger(store, config).read_plan()["shards"]
         )
     )

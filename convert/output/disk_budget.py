@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 from collections.abc import Callable, Iterator
 from multiprocessing.context import BaseContext
 from typing import TYPE_CHECKING, Any
@@ -18,8 +19,12 @@ __all__ = ["DiskBudget"]
 
 _LOOK_S = 0.25
 _MARGIN = 1.25
-_FREE, _ORDER, _TAKEN, _PROMISED, _WAITS = -1, 0, 1, 2, 3
-_FIELDS = 4
+
+
+class _Writer(ctypes.Structure):
+    """A shard that is being written, where all processes see it; `order` is 0 where none is."""
+
+    _fields_ = tuple((name, ctypes.c_int64) for name in ("order", "taken", "promised", "waits"))
 
 
 class DiskBudget:
@@ -37,14 +42,14 @@ class DiskBudget:
     """
 
     def __init__(self, size_bytes: int, writers: int, context: BaseContext) -> None:
-        self.size_bytes, self._writers = size_bytes, writers
+        self.size_bytes = size_bytes
         shared: Any = context
         self._changed = shared.Condition()
         self._used = shared.RawValue("q", 0)
         self._kept = shared.RawValue("q", 0)
         self._orders = shared.RawValue("q", 0)
         self._ratio = shared.RawValue("d", 0)  # of bytes to those expected, the largest so far
-        self._state = shared.RawArray("q", [_FREE, 0, 0, 0] * writers)
+        self._writers = shared.RawArray(_Writer, writers)
 
     def __enter__(self) -> Self:
         """Return itself."""
@@ -68,23 +73,24 @@ class DiskBudget:
             WorkError: all shards that are being written wait, and none can go on.
         """
         with self._changed:
-            place = next(n for n in range(self._writers) if self._of(n, _ORDER) == _FREE)
+            writer = next(writer for writer in self._writers if not writer.order)
             self._orders.value += 1
             expected = expected_bytes * (self._ratio.value or 1) * _MARGIN
-            self._set(place, self._orders.value, 0, min(int(expected), self.size_bytes))
+            promised = min(int(expected), self.size_bytes)
+            writer.order, writer.promised = self._orders.value, promised
+            writer.taken = writer.waits = 0
         is_written = False
         try:
-            yield lambda size: self._take(place, size)
+            yield lambda size: self._take(writer, size)
             is_written = True
         finally:
             with self._changed:
-                taken = self._of(place, _TAKEN)
-                self._set(place, _FREE, 0, 0)
+                writer.order = 0
                 if is_written:
-                    ratio = taken / max(1, expected_bytes)
+                    ratio = writer.taken / max(1, expected_bytes)
                     self._ratio.value = max(self._ratio.value, ratio)
                 else:
-                    self._used.value -= taken
+                    self._used.value -= writer.taken
                 self._changed.notify_all()
 
     def add(self, size: int, *, is_kept: bool = False) -> None:
@@ -105,31 +111,29 @@ class DiskBudget:
             self._kept.value -= size if is_kept else 0
             self._changed.notify_all()
 
-    def _take(self, place: int, size: int) -> None:
+    def _take(self, writer: _Writer, size: int) -> None:
         with self._changed:
-            while not self._may_take(place, size):
-                self._state[place * _FIELDS + _WAITS] = 1
-                self._refuse_standstill(place)
+            while not self._may_take(writer, size):
+                writer.waits = 1
+                self._refuse_standstill(writer)
                 self._changed.wait(_LOOK_S)
                 check()
-            self._state[place * _FIELDS + _WAITS] = 0
-            self._state[place * _FIELDS + _TAKEN] += size
+            writer.waits = 0
+            writer.taken += size
             self._used.value += size
 
-    def _may_take(self, place: int, size: int) -> bool:
-        oldest = self._oldest()
-        kept = 0
-        if oldest != place:
-            kept = max(0, self._of(oldest, _PROMISED) - self._of(oldest, _TAKEN))
+    def _may_take(self, writer: _Writer, size: int) -> bool:
+        oldest = self._begun()[0]
+        kept = 0 if oldest.order == writer.order else max(0, oldest.promised - oldest.taken)
         return bool(self._used.value + size + kept <= self.size_bytes)
 
-    def _refuse_standstill(self, place: int) -> None:
+    def _refuse_standstill(self, writer: _Writer) -> None:
         """Nobody goes on where all writers wait and no whole file is there to be uploaded."""
-        begun = [n for n in range(self._writers) if self._of(n, _ORDER) != _FREE]
-        taken = sum(self._of(n, _TAKEN) for n in begun)
+        begun = self._begun()
+        taken = sum(writer.taken for writer in begun)
         nobody_uploads = self._used.value - self._kept.value <= taken
-        is_stuck = nobody_uploads and all(self._of(n, _WAITS) for n in begun)
-        if is_stuck and place == self._oldest():
+        is_stuck = nobody_uploads and all(writer.waits for writer in begun)
+        if is_stuck and writer.order == begun[0].order:
             raise WorkError(
                 "--disk-budget must hold the shards that are written at once, and of one made anew "
                 f"the old file too, but {len(begun)} of them fill its "
@@ -137,13 +141,7 @@ class DiskBudget:
                 "--disk-budget or fewer --workers, and run the same command again to continue"
             )
 
-    def _oldest(self) -> int:
-        begun = [n for n in range(self._writers) if self._of(n, _ORDER) != _FREE]
-        return min(begun, key=lambda n: self._of(n, _ORDER))
-
-    def _of(self, place: int, field: int) -> int:
-        return int(self._state[place * _FIELDS + field])
-
-    def _set(self, place: int, order: int, taken: int, promised: int) -> None:
-        begin = place * _FIELDS
-        self._state[begin : begin + _FIELDS] = [order, taken, promised, 0]
+    def _begun(self) -> list[_Writer]:
+        """Who writes, the first begun first."""
+        begun = [writer for writer in self._writers if writer.order]
+        return sorted(begun, key=lambda writer: writer.order)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -13,7 +12,7 @@ import numpy as np
 from pico_banana.errors import OutputError
 from pico_banana.release.columns import Numbers
 
-from .store import Store, dump_json
+from .store import Store, dump_json, sha256_of
 
 __all__ = [
     "LEDGER_FORMAT",
@@ -21,12 +20,11 @@ __all__ = [
     "MissingEntry",
     "ShardLedger",
     "Stretches",
-    "numbers_of",
+    "line_numbers",
     "stretches",
 ]
 
 LEDGER_FORMAT = 2
-_BLOCK_BYTES = 8 * 1024 * 1024
 _PLAN_KEYS = ("settings", "jsonl", "lines", "blank", "bad", "filtered", "left_out", "shards")
 
 Stretches = list[list[int]]
@@ -43,7 +41,7 @@ def stretches(numbers: Sequence[int] | Numbers) -> Stretches:
     return [list(pair) for pair in zip(firsts.tolist(), lasts.tolist(), strict=True)]
 
 
-def numbers_of(found: Sequence[Sequence[int]]) -> Iterator[int]:
+def line_numbers(found: Sequence[Sequence[int]]) -> Iterator[int]:
     """Yield the numbers of stretches."""
     for first, last in found:
         yield from range(first, last + 1)
@@ -222,14 +220,11 @@ class Ledger:
             OutputError: the file is there, but cannot be read.
         """
         name = self.parquet_name(ledger.shard)
-        digest = hashlib.sha256()
         try:
             with self._store.reading(name) as file:
-                while block := file.read(_BLOCK_BYTES):
-                    digest.update(block)
+                return sha256_of(file) == ledger.sha256
         except (FileNotFoundError, NotADirectoryError):
             return False
-        return digest.hexdigest() == ledger.sha256
 
     def write_shard(self, ledger: ShardLedger) -> None:
         """Write a shard's ledger; its Parquet file must be there already."""

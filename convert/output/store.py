@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import json
 import os
 import re
@@ -18,11 +19,12 @@ from pico_banana.errors import OutputError, WriteError, bare_text, holds_passwor
 
 from ..signals import held
 
-__all__ = ["HashingFile", "Store", "dump_json"]
+__all__ = ["HashingFile", "Store", "dump_json", "sha256_of"]
 
 _BLOCK_BYTES = 16 * 1024 * 1024
 """Of one request to an object store: short enough to be waited for where a signal ends the run."""
 
+_READ_BYTES = 8 * 1024 * 1024
 _TEMPORARY = re.compile(r"\.[^/]+\.[0-9a-f]{16}\.tmp")
 
 
@@ -44,8 +46,18 @@ def dump_json(value: dict[str, Any]) -> bytes:
     return ("{\n" + ",\n".join(lines) + "\n}\n").encode()
 
 
-class HashingFile:
+def sha256_of(file: BinaryIO) -> str:
+    """Return the hex digest of a file's bytes, from where it stands to its end."""
+    digest = hashlib.sha256()
+    while block := file.read(_READ_BYTES):
+        digest.update(block)
+    return digest.hexdigest()
+
+
+class HashingFile(io.RawIOBase):
     """A binary file for writing that keeps the size and the sha256 of what passes.
+
+    Closing it leaves the file open: the store closes that, and gives it its name.
 
     Args:
         file: where the bytes go.
@@ -63,7 +75,6 @@ class HashingFile:
         self._failed, self._take = failed, take
         self._digest = hashlib.sha256()
         self.size_bytes = 0
-        self.closed = False
 
     def write(self, data: Any) -> int:
         """Write all of the data."""
@@ -83,24 +94,9 @@ class HashingFile:
         """Drop what is written from now on: the file will not be kept."""
         self._file = None
 
-    def flush(self) -> None:
-        """Nothing to do: the file is flushed when it is closed."""
-
-    def close(self) -> None:
-        """Leave the file open: the store closes it, and gives it its name."""
-        self.closed = True
-
     def tell(self) -> int:
         """Return the offset in bytes."""
         return self.size_bytes
-
-    def seekable(self) -> bool:
-        """Whether the file can be sought: no."""
-        return False
-
-    def readable(self) -> bool:
-        """Whether the file can be read: no."""
-        return False
 
     def writable(self) -> bool:
         """Whether the file can be written: yes."""

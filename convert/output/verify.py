@@ -14,12 +14,10 @@ from pico_banana.fetching.inspect import FlawError, inspect
 from pico_banana.schema import CONFIGS, MEASURES, arrow_schema, columns
 
 from .card import CARD_NAME
-from .ledger import Ledger, ShardLedger, numbers_of
-from .store import Store
+from .ledger import Ledger, ShardLedger, line_numbers
+from .store import Store, sha256_of
 
 __all__ = ["Accounts", "file_faults", "verify"]
-
-_BLOCK_BYTES = 8 * 1024 * 1024
 
 
 class Accounts:
@@ -29,8 +27,8 @@ class Accounts:
         self.config = config
         self.lines: int = plan["lines"]
         self.bad = len(plan["bad"])
-        self.filtered = sum(1 for _ in numbers_of(plan["filtered"]))
-        self.left_out = sum(1 for _ in numbers_of(plan["left_out"]))
+        self.filtered = sum(1 for _ in line_numbers(plan["filtered"]))
+        self.left_out = sum(1 for _ in line_numbers(plan["left_out"]))
         self.missing = 0
         self.written = 0
 
@@ -89,8 +87,8 @@ def _config_faults(
         if made is None:
             yield f"{ledger.config}/{shard['name']}: not finished (no ledger); run convert again"
             continue
-        account.written += sum(1 for _ in numbers_of(made.written))
-        account.missing += sum(1 for _ in numbers_of(made.missing_lines))
+        account.written += sum(1 for _ in line_numbers(made.written))
+        account.missing += sum(1 for _ in line_numbers(made.missing_lines))
         yield from _shard_faults(store, ledger, shard, made, plan["settings"]["images"])
         if decode and store.size_bytes(ledger.parquet_name(shard["name"])) is not None:
             yield from _image_faults(store, ledger, shard["name"], plan)
@@ -107,11 +105,11 @@ def _line_faults(config: str, plan: dict[str, Any], account: Accounts) -> Iterat
         *[(shard["name"], shard["lines"]) for shard in plan["shards"]],
     ]
     for fate, lines in groups:
-        for number in numbers_of(lines):
+        for number in line_numbers(lines):
             if number in fates:
                 yield f"{config}: line {number} is accounted for twice: {fates[number]} and {fate}"
             fates[number] = fate
-    blank = sum(1 for _ in numbers_of(plan["blank"]))
+    blank = sum(1 for _ in line_numbers(plan["blank"]))
     nowhere = [n for n in range(1, account.lines + blank + 1) if n not in fates]
     if nowhere:
         yield f"{config}: line {_few(nowhere)} of the JSONL file is nowhere in plan.json"
@@ -129,18 +127,18 @@ def _shard_faults(
             f"{name}: its ledger is of other settings or records than the plan "
             f"(digest {made.digest[:12]}, planned {shard['digest'][:12]}); run convert again"
         )
-    ledger_lines = [*numbers_of(made.written), *numbers_of(made.missing_lines)]
-    planned_lines = [*numbers_of(shard["lines"])]
+    ledger_lines = [*line_numbers(made.written), *line_numbers(made.missing_lines)]
+    planned_lines = [*line_numbers(shard["lines"])]
     if lost := sorted(set(planned_lines) - set(ledger_lines)):
         yield f"{name}: line {_few(lost)} is planned here, but nowhere in its ledger"
     if strange := sorted(set(ledger_lines) - set(planned_lines)):
         yield f"{name}: line {_few(strange)} is in its ledger, but not planned here"
     if len(ledger_lines) != len(set(ledger_lines)):
         yield f"{name}: its ledger has a line both as written and as missing"
-    unexplained = set(numbers_of(made.missing_lines)) - {one.line for one in made.missing}
+    unexplained = set(line_numbers(made.missing_lines)) - {one.line for one in made.missing}
     if unexplained:
         yield f"{name}: line {_few(sorted(unexplained))} is missing without a reason"
-    if made.rows != sum(1 for _ in numbers_of(made.written)):
+    if made.rows != sum(1 for _ in line_numbers(made.written)):
         yield f"{name}: its ledger counts {made.rows} rows, but lists other lines as written"
     for what in ("ways", "matches"):
         if (told := sum(count for _, count in getattr(made, what))) != made.rows:
@@ -180,12 +178,9 @@ def _measured(store: Store, name: str) -> tuple[int, str]:
     known = store.known_sha256(name)
     if known is not None:
         return store.size_bytes(name) or 0, known
-    digest, size = hashlib.sha256(), 0
     with store.open(name) as file:
-        while block := file.read(_BLOCK_BYTES):
-            digest.update(block)
-            size += len(block)
-    return size, digest.hexdigest()
+        sha256 = sha256_of(file)
+        return file.tell(), sha256
 
 
 def _image_faults(store: Store, ledger: Ledger, shard: str, plan: dict[str, Any]) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 | file | what it knows |
 | --- | --- |
-| `retry` | which missing images of finished shards are tried again |
+| `refill` | which finished shards are made anew, to fill their holes |
 | `task` | what a shard is made of, packed for another process |
 | `plan` | what is planned: shards, their lines and digests; how two plans differ |
 | `make_plan` | a config's lines → its plan |

@@ -121,7 +121,7 @@ class _Planner:
     ) -> None:
         self.plan = Plan(config, _content(settings, config), jsonl)
         self._config, self._settings, self._index = config, settings, index
-        self._selection = Selection.of(settings)
+        self._selection = Selection(settings)
         self._shard_size = settings.shard_size(config)
         self._kept = 0
         self._splits: dict[str, list[tuple[PlannedShard, ShardDigest]]] = {}
@@ -172,7 +172,6 @@ class _Planner:
 
     def _add_chunk(self, chunk: Sequence[Line], manifest: Manifest) -> None:
         plan, selection = self.plan, self._selection
-        every_type = selection.edit_types is None and selection.edit_categories is None
         candidates: list[tuple[Line, Record, Mapping[str, str]]] = []
         resolved: dict[str, str] = {}
 
@@ -194,7 +193,9 @@ class _Planner:
                 # The line's bytes are not needed any more, and there may be many.
                 plan.bad.append(record._replace(line=line._replace(raw=None)))
                 self._check_bad(record)
-            elif every_type or selection.passes_types(record, category_of(record.edit_type)):
+            elif not selection.has_types or selection.passes_types(
+                record, category_of(record.edit_type)
+            ):
                 candidates.append((line, record, mine))
             else:
                 plan.filtered.append(number)

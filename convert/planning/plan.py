@@ -16,7 +16,7 @@ from pico_banana.open_images.index import Index, Photo
 from pico_banana.release.records import BadRecord, Line, Record
 
 from ..output.ledger import LEDGER_FORMAT, stretches
-from .retry import Retry
+from .refill import Refill
 from .task import PackedLines, PackedPhotos, ShardTask
 
 __all__ = [
@@ -133,20 +133,20 @@ class Plan:
         }
 
     def tasks(
-        self, names: set[str], index: Index | None, retries: Mapping[str, Retry]
+        self, names: set[str], index: Index | None, refills: Mapping[str, Refill]
     ) -> Iterator[ShardTask]:
         """Yield the tasks of the named shards, in the plan's order; lines are read as it goes.
 
         Args:
             names: which shards.
             index: Open Images' image list, None without one.
-            retries: by shard, what is tried again of those that were finished before.
+            refills: by shard, what is tried again of those that were finished before.
         """
         with open(self.jsonl, "rb") as file:
             for shard in self.shards:
                 if shard.name in names:
                     task = self._task(shard, file, index)
-                    yield dataclasses.replace(task, retry=retries.get(shard.name))
+                    yield dataclasses.replace(task, refill=refills.get(shard.name))
 
     def image_ids(self, shard: PlannedShard, index: Index | None) -> list[str | None]:
         """Return the ImageIDs of a shard's inputs, each once."""

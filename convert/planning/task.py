@@ -20,7 +20,7 @@ from pico_banana.release.records import MAX_LINE_BYTES, Line, line_of
 
 from ..options import ConvertSettings
 from ..output.ledger import stretches
-from .retry import Retry
+from .refill import Refill
 
 __all__ = ["PackedLines", "PackedPhotos", "ShardDigest", "ShardTask", "places_of"]
 
@@ -171,7 +171,7 @@ class ShardTask:
         packed_photos: what Open Images says of their inputs.
         resolved: what the manifest says of the paths that the lines need it for.
         is_usual: whether all lines are as `pico_banana.release.columns` takes them.
-        retry: what is tried again of a shard that was finished before, None for any other.
+        refill: what is tried again of a shard that was finished before, None for any other.
     """
 
     config: str
@@ -181,7 +181,7 @@ class ShardTask:
     packed_photos: PackedPhotos
     resolved: dict[str, str]
     is_usual: bool
-    retry: Retry | None = None
+    refill: Refill | None = None
 
     def __len__(self) -> int:
         """The number of records."""

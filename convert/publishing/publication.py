@@ -104,7 +104,7 @@ class Publication:
 
     def _check_visibility(self) -> None:
         there = self.repository
-        if there.is_there and not there.is_private and not self._options.is_public:
+        if there.is_there and not there.is_private and not self._options.public:
             raise UsageError(
                 f"{there.id} is public, and --public was not given. The data are CC BY-NC-ND 4.0, "
                 "their photos CC BY 2.0: allowed is to pass on unchanged files for non-commercial "
@@ -123,7 +123,7 @@ class Publication:
 
     def _check_public(self) -> None:
         """Refuse to make public what no ledger vouches for."""
-        if not self._options.is_public:
+        if not self._options.public:
             return
         plans = {**self._plans, **self._wanted}
         known = {
@@ -163,7 +163,7 @@ class Publication:
         """
         old = self._plans[config]
         found = differences(old, json.loads(dump_json(plan))) if old else []
-        if found and not self._options.replaces:
+        if found and not self._options.replace:
             raise UsageError(
                 f"{self.repository.id} holds {config} of another plan; it differs: "
                 f"{'; '.join(found)}. Use the settings of before to continue it, another "
@@ -281,7 +281,7 @@ class Publication:
                 if self.disk is not None:
                     self.disk.add(one.size_bytes)
                 self.add(config, one)
-            elif is_local and not self._options.keeps_local:
+            elif is_local and not self._options.keep_local:
                 self._store.delete(ledger.parquet_name(one.shard))
 
     def bring_back(self, config: str, ledger: ShardLedger) -> None:
@@ -320,7 +320,7 @@ class Publication:
                         f"{path} of {self.repository.id} is not what was published: somebody else "
                         "writes there; run the same command again to continue"
                     )
-        if self._options.is_public and self.repository.is_private:
+        if self._options.public and self.repository.is_private:
             try:
                 self._check_public()  # once more: old files are gone now, and others may have come
             except UsageError as error:
@@ -369,7 +369,7 @@ class Publication:
 
     def _let_go(self, config: str, made: ShardLedger) -> None:
         """Delete a file that is uploaded."""
-        if self._options.keeps_local:
+        if self._options.keep_local:
             return
         self._store.delete(Ledger(self._store, config).parquet_name(made.shard))
         if self.disk is not None:

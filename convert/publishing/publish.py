@@ -96,7 +96,7 @@ def publish_card(options: PublishOptions, shown: Shown) -> Repository:
             f"{repository.id} has ledgers, and its card is made from them: run the `pico-banana "
             "publish OUT REPO`, or the convert, that published it"
         )
-    if options.is_public or not repository.is_private:
+    if options.public or not repository.is_private:
         raise UsageError(
             f"{repository.id} must be private: it has no ledgers, so nobody can tell that its "
             "images are the published ones. Make it private in its settings; public is allowed to "

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import dataclasses
 import gc
 import multiprocessing
 import os
@@ -41,7 +43,12 @@ __all__ = ["LocalRunner"]
 _TASKS_AHEAD = 2  # the one that is carried out, and the next, whose images are fetched meanwhile
 _PATIENCE_S = 4
 _LEAVE_S = 3  # for all workers together to drop what is half written: a run ends within 5 seconds
-_FIELDS = ("rows", "examples_missing", "records", "images", "size_bytes", "images_missing")
+
+
+class _Shared(ctypes.Structure):
+    """What a worker has done so far, where all processes see it."""
+
+    _fields_ = tuple((field.name, ctypes.c_int64) for field in dataclasses.fields(Counts))
 
 
 @dataclass
@@ -77,7 +84,7 @@ class LocalRunner:
         self._say = say
         self._leases = LeaseServer(settings.fetch, say)
         self._context: Any = worker_context()
-        self._counts = self._context.RawArray("q", workers * len(_FIELDS))
+        self._counts = self._context.RawArray(_Shared, workers)
         self._workers: list[_Worker] = []
 
     def __enter__(self) -> Self:
@@ -108,8 +115,8 @@ class LocalRunner:
     @property
     def counts(self) -> Counts:
         """What has been done so far, by all workers together."""
-        width = len(_FIELDS)
-        return Counts(*[sum(self._counts[place::width]) for place in range(width)])
+        names = [name for name, *_ in _Shared._fields_]
+        return Counts(*[sum(getattr(done, name) for done in self._counts) for name in names])
 
     def run(self, tasks: Iterator[ShardTask]) -> Iterator[ShardLedger | None]:
         """Yield the ledger of each finished shard as it comes, and None every now and then.
@@ -199,19 +206,18 @@ def _work(  # noqa: PLR0913, PLR0917  (what a process is begun with)
         warnings.filterwarnings("ignore", module=r"PIL\.")  # odd EXIF, thousands of times
         gc.freeze()  # what was imported stays: the collector need not look through it
         _end_with_parent()
-        begin = place * len(_FIELDS)
+        done = counts[place]
         decode = settings.check == "decode"
         with without_pandas(), Fetcher(settings, decode=decode, leases=leases) as fetcher:
 
             def seen(rows: int, examples_missing: int, records: int) -> None:
                 check()
-                counts[begin] += rows
-                counts[begin + 1] += examples_missing
-                counts[begin + 2] += records
+                done.rows += rows
+                done.examples_missing += examples_missing
+                done.records += records
                 tally = fetcher.tally
-                counts[begin + 3] = tally.images
-                counts[begin + 4] = tally.size_bytes
-                counts[begin + 5] = tally.missing
+                done.images, done.size_bytes = tally.images, tally.size_bytes
+                done.images_missing = tally.missing
 
             writer = ShardWriter(settings, store, fetcher, seen, connection.send, disk)
             _carry_out(connection, writer)

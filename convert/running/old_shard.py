@@ -17,9 +17,9 @@ from pico_banana.reading.examples import image_columns
 from pico_banana.release.records import Record
 from pico_banana.schema import MEASURES, columns
 
-from ..output.ledger import Ledger, numbers_of
+from ..output.ledger import Ledger, line_numbers
 from ..output.store import Store
-from ..planning.retry import Retry
+from ..planning.refill import Refill
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -39,14 +39,14 @@ class OldShard:
     Args:
         store: the output.
         config: whose shard it is.
-        retry: what is tried again.
+        refill: what is tried again.
     """
 
-    def __init__(self, store: Store, config: str, retry: Retry) -> None:
-        self._store, self._config, self._retry = store, config, retry
-        ledger = retry.ledger
+    def __init__(self, store: Store, config: str, refill: Refill) -> None:
+        self._store, self._config, self._refill = store, config, refill
+        ledger = refill.ledger
         self._name = Ledger(store, config).parquet_name(ledger.shard)
-        self._with_row = set(numbers_of(ledger.written))
+        self._with_row = set(line_numbers(ledger.written))
         self._missing = {entry.line: entry.images for entry in ledger.missing}
         self._marks = {
             (one["line"], one["url"]): one["mark"]
@@ -127,11 +127,13 @@ class OldShard:
 
         An example that gets no row, whatever is found now, needs no others.
         """
-        lasting = [image["column"] for image in before if image and not self._retry.is_tried(image)]
+        lasting = [
+            image["column"] for image in before if image and not self._refill.is_tried(image)
+        ]
         rejected = lasting.count("rejected_images")
         is_hopeless = len(lasting) > rejected or 0 < len(record.rejected) == rejected
         needs_others = line not in self._with_row and not is_hopeless
-        return [self._retry.is_tried(image) if image else needs_others for image in before]
+        return [self._refill.is_tried(image) if image else needs_others for image in before]
 
     @staticmethod
     def _stays(ref: ImageRef, image: dict[str, Any]) -> Missing:

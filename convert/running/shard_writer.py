@@ -138,12 +138,12 @@ class ShardWriter:
 
     def _old(self, task: ShardTask) -> OldShard | None:
         """What a shard that is made anew keeps of its old file; nothing of one that is damaged."""
-        if task.retry is None:
+        if task.refill is None:
             return None
         ledger = Ledger(self._store, task.config)
         try:
-            if ledger.is_intact(task.retry.ledger):
-                return OldShard(self._store, task.config, task.retry)
+            if ledger.is_intact(task.refill.ledger):
+                return OldShard(self._store, task.config, task.refill)
         except OutputError as error:
             raise WorkError(str(error)) from error
         self._say(
@@ -177,8 +177,8 @@ class ShardWriter:
             with old or contextlib.nullcontext():
                 rows = add(task, file, account)
             made = account.ledger(task, rows, file.size_bytes, file.sha256)
-            if task.retry is not None:
-                ledger.write_next(task.retry.ledger, made)
+            if task.refill is not None:
+                ledger.write_next(task.refill.ledger, made)
         ledger.write_shard(made)
         return made
 

@@ -45,7 +45,6 @@ class Tally:
     images: int = 0
     size_bytes: int = 0
     missing: int = 0
-    requests: int = 0
 
 
 class _Failures:
@@ -180,7 +179,6 @@ class _Engine:
     async def _once(self, ref: ImageRef, place: Place, ticket: Ticket, tries: int) -> Fetched:
         if not ticket.taken:
             await ticket.take(self.room.guess())
-        self._tally.requests += 1
         body = await self._transport.ask(place, ticket.grow)
         loop = asyncio.get_running_loop()
         sha256, image = await loop.run_in_executor(self._pool, self._look, body)

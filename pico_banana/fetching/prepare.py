@@ -7,9 +7,9 @@ from collections.abc import Iterable
 
 from pico_banana.fetching.sources import Sources
 from pico_banana.input_sources import SOURCES
-from pico_banana.open_images.tar_index import Progress
 from pico_banana.open_images.tars import Tars
 from pico_banana.settings import Settings
+from pico_banana.storage.cache import Progress
 
 __all__ = ["prepare_tars"]
 

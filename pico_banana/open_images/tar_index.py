@@ -10,8 +10,7 @@ import os
 import re
 import tarfile
 from array import array
-from collections.abc import Callable
-from contextlib import AbstractContextManager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,9 +26,9 @@ from pico_banana.open_images.packed import (
     is_packed,
     salvaged,
 )
-from pico_banana.storage.cache import Fetching, cache_folder, local_name, made_once
+from pico_banana.storage.cache import Fetching, Progress, cache_folder, local_name, made_once
 
-__all__ = ["Progress", "index_path", "mapped", "stamp_of"]
+__all__ = ["index_path", "mapped", "stamp_of"]
 
 _VERSION = 1
 _SUFFIX = ".pico-banana-index"
@@ -40,9 +39,6 @@ _TOLD_NAMES = 3
 _SAID_BYTES = 8 * 1024 * 1024
 _ODD_HEADERS = (ValueError, OverflowError, EOFError)
 """What `tarfile` raises besides its own errors, of headers that are none."""
-
-Progress = Callable[[str], AbstractContextManager[Fetching]]
-"""Shows how what it is named comes along; see `pico_banana.storage.cache.Fetching`."""
 
 
 def stamp_of(path: str) -> list[int]:

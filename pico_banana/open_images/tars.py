@@ -18,9 +18,9 @@ import numpy as np
 
 from pico_banana.errors import ReleaseError
 from pico_banana.open_images.packed import ReadableAt, SeekPoints
-from pico_banana.open_images.tar_index import Progress, index_path, mapped, stamp_of
+from pico_banana.open_images.tar_index import index_path, mapped, stamp_of
 from pico_banana.settings import Settings
-from pico_banana.storage.cache import Fetching
+from pico_banana.storage.cache import Fetching, Progress
 
 __all__ = ["Member", "Tar", "Tars", "check_open_images", "tars_of"]
 

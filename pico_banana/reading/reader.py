@@ -12,8 +12,7 @@ import itertools
 import logging
 from array import array
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from pico_banana.errors import MissingImageError
@@ -30,7 +29,7 @@ from pico_banana.release.records import BadRecord, Record
 from pico_banana.release.selection import Selection
 from pico_banana.schema import category_of
 from pico_banana.settings import Settings
-from pico_banana.storage.cache import Fetching
+from pico_banana.storage.cache import Progress
 from pico_banana.storage.remote import RemoteFile
 
 __all__ = ["RANGES", "Counted", "Range", "Reader"]
@@ -45,10 +44,6 @@ _CHUNK_RECORDS = 32
 _NO_END = 2**63 - 1
 _TOLD_BAD = 10
 _log = logging.getLogger("pico_banana")
-
-
-Progress = Callable[[str], AbstractContextManager[Fetching]]
-"""Shows how a file that is fetched once comes along; see `pico_banana.storage.cache.Fetching`."""
 
 
 class Range(NamedTuple):
@@ -113,8 +108,8 @@ class Reader:
 
     def _edges(self) -> Sequence[int]:
         """Where a range may begin or end, ascending: after each byte, or before each record."""
-        selection = Selection.of(self.settings)
-        if selection.offset or selection.limit is not None:
+        selection = Selection(self.settings)
+        if self.settings.offset or self.settings.limit is not None:
             return self._taken(selection)
         size = self._file.size_bytes()
         return (0, _NO_END) if size is None else range(size + 1)
@@ -127,7 +122,7 @@ class Reader:
             assert line is not None
             if selection.end is not None and place >= selection.end:
                 break
-            if place >= selection.offset:
+            if place >= self.settings.offset:
                 found.append(line.offset)
         # A line belongs to the range in which its first byte lies.
         found.append(found[-1] + 1 if found else 0)
@@ -163,7 +158,7 @@ class Reader:
         if self.settings.images != "bytes":
             yield from self._linked(ranges, split)
             return
-        sources, selection = Sources(self.settings), Selection.of(self.settings)
+        sources, selection = Sources(self.settings), Selection(self.settings)
         begun: deque[Picked] = deque()
         tars = Tars(self.settings)
 
@@ -189,7 +184,7 @@ class Reader:
 
     def _linked(self, ranges: Sequence[Range], split: str) -> Iterator[tuple[int, dict[str, Any]]]:
         """Key and row of each example, without any image's bytes."""
-        links, selection = Links(self.settings), Selection.of(self.settings)
+        links, selection = Links(self.settings), Selection(self.settings)
         picked = itertools.chain.from_iterable(map(self._picked, ranges))
         mine = (one for one in picked if selection.split(one.record) == split)
         for chunk in _chunks(mine):
@@ -202,7 +197,7 @@ class Reader:
 
     def _picked(self, reading: Range) -> Iterator[Picked]:
         """The selected records of a range; `ranges` has seen to offset and limit."""
-        selection = Selection.of(self.settings)
+        selection = Selection(self.settings)
         for picked in self._kept(reading, selection):
             if not selection.excludes(picked.record, _image_id(picked.photo)):
                 yield picked

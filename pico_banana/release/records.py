@@ -10,12 +10,12 @@ import enum
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 import orjson
 
-from pico_banana.errors import bare_url
+from pico_banana.errors import CONTROLS, bare_url
 from pico_banana.urls import COMMON_PATH, PUBLISHED_BASE, photo_of
 
 __all__ = [
@@ -25,7 +25,6 @@ __all__ = [
     "BadRecord",
     "Line",
     "Record",
-    "line_at",
     "line_of",
     "parse_line",
     "split_lines",
@@ -47,7 +46,6 @@ _TURN = re.compile(r"_turn\d+(?=(?:_retry\d+)?$)")
 # What every published URL looks like; anything else is looked at slowly.
 _COMMON_URL = re.compile(r"https?://[a-z0-9][a-z0-9.-]{0,250}/[A-Za-z0-9/_.~-]{1,500}")
 _SURROGATE = re.compile("[\ud800-\udfff]")
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
 _NO_URL = re.compile(r"[\x00-\x20\x7f-\x9f\\]")
 
 
@@ -284,7 +282,7 @@ def _is_plain(path: str) -> bool:
         return False
     if any(segment in ("", ".", "..") for segment in path.split("/")):
         return False
-    return not _CONTROL.search(path)
+    return not CONTROLS.search(path)
 
 
 def _id(path: str) -> str:
@@ -423,13 +421,6 @@ def split_lines(
 def line_of(offset: int, body: bytes, number: int) -> Line:
     """Return the line that begins at this offset and has these bytes, a carriage return maybe."""
     return _line(offset, [body], len(body), number)
-
-
-def line_at(file: BinaryIO, offset: int, number: int) -> Line:
-    """Return again a line that `split_lines` has found at this offset of a seekable file."""
-    file.seek(offset)
-    raw = file.readline(MAX_LINE_BYTES + 2)
-    return line_of(offset, raw.removesuffix(b"\n"), number)
 
 
 _BOM = b"\xef\xbb\xbf"

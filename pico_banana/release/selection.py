@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from pico_banana.release.records import Record
 from pico_banana.settings import Settings
@@ -29,55 +29,44 @@ def split_of(photo: str, validation: float) -> str:
 
 @dataclass(frozen=True)
 class Selection:
-    """Which records the user wants, from the settings: filters first, then offset and limit.
+    """Which records the settings ask for: filters first, then offset and limit."""
 
-    Attributes:
-        edit_types: exact edit types to keep; None keeps all.
-        edit_categories: exact categories to keep; None keeps all.
-        ids: ids or ImageIDs to keep; None keeps all.
-        exclude_ids: ids or ImageIDs to leave out, after the cut into shards.
-    """
+    settings: Settings
 
-    edit_types: frozenset[str] | None
-    edit_categories: frozenset[str] | None
-    ids: frozenset[str] | None
-    exclude_ids: frozenset[str]
-    offset: int
-    limit: int | None
-    validation: float
+    @cached_property
+    def ids(self) -> frozenset[str] | None:
+        """The ids or ImageIDs to keep; None keeps all."""
+        return None if self.settings.ids is None else frozenset(self.settings.ids)
 
-    @classmethod
-    def of(cls, settings: Settings) -> Selection:
-        """Return the selection that the settings ask for."""
-
-        def chosen(values: Sequence[str] | None) -> frozenset[str] | None:
-            return None if values is None else frozenset(values)
-
-        return cls(
-            edit_types=chosen(settings.edit_types),
-            edit_categories=chosen(settings.edit_categories),
-            ids=chosen(settings.ids),
-            exclude_ids=frozenset(settings.exclude_ids or ()),
-            offset=settings.offset,
-            limit=settings.limit,
-            validation=settings.validation,
-        )
+    @cached_property
+    def exclude_ids(self) -> frozenset[str]:
+        """The ids or ImageIDs to leave out, after the cut into shards."""
+        return frozenset(self.settings.exclude_ids or ())
 
     @property
+    def has_types(self) -> bool:
+        """Whether records are filtered by edit type or category."""
+        return self.settings.edit_types is not None or self.settings.edit_categories is not None
+
+    @cached_property
     def takes_all(self) -> bool:
         """Whether every record is taken, into one split."""
-        return self == Selection(None, None, None, frozenset(), 0, None, 0.0)
+        asked = self.settings
+        cut = (asked.ids, asked.exclude_ids, asked.offset, asked.limit, asked.validation)
+        return not (self.has_types or any(cut))
 
     @property
     def end(self) -> int | None:
         """How many kept records are looked at before the rest is left out; None: all."""
-        return None if self.limit is None else self.offset + self.limit
+        limit = self.settings.limit
+        return None if limit is None else self.settings.offset + limit
 
     def passes_types(self, record: Record, category: str | None) -> bool:
         """Whether a record passes the filters by edit type and category."""
-        if self.edit_types is not None and record.edit_type not in self.edit_types:
+        kinds, categories = self.settings.edit_types, self.settings.edit_categories
+        if kinds is not None and record.edit_type not in kinds:
             return False
-        return self.edit_categories is None or category in self.edit_categories
+        return categories is None or category in categories
 
     def passes_ids(self, record: Record, image_id: str | None) -> bool:
         """Whether a record passes the filter by ids; `image_id` is its photo's, if known."""
@@ -85,11 +74,12 @@ class Selection:
 
     def takes(self, place: int) -> bool:
         """Whether offset and limit take the record at this place (from 0) among the kept ones."""
-        return place >= self.offset and (self.limit is None or place < self.offset + self.limit)
+        return place >= self.settings.offset and (self.end is None or place < self.end)
 
     def split(self, record: Record) -> str:
         """Return the split of a taken record; see `split_of`."""
-        return split_of(record.photo, self.validation) if self.validation else "train"
+        share = self.settings.validation
+        return split_of(record.photo, share) if share else "train"
 
     def excludes(self, record: Record, image_id: str | None) -> bool:
         """Whether a taken record is left out of its shard."""

@@ -7,7 +7,7 @@ import os
 import re
 import secrets
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 
 from filelock import FileLock
 
@@ -15,6 +15,7 @@ from pico_banana.errors import ReleaseError, bare_url
 
 __all__ = [
     "Fetching",
+    "Progress",
     "cache_errors",
     "cache_folder",
     "kept",
@@ -29,6 +30,9 @@ Fetching = Callable[[int, "int | None"], None]
 The first call says what an earlier try or process has left already; the bytes go back where a fetch
 must begin anew.
 """
+
+Progress = Callable[[str], AbstractContextManager[Fetching]]
+"""Shows how a file that is fetched or made once comes along, by its name in words."""
 
 
 def cache_folder() -> str:

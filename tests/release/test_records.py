@@ -17,7 +17,6 @@ from pico_banana.release.records import (
     BadRecord,
     Line,
     Record,
-    line_at,
     parse_line,
     split_lines,
 )
@@ -595,7 +594,6 @@ def test_any_bytes_are_lines_and_every_line_is_accounted_for(data):
     offsets = [0, *(place + 1 for place, byte in enumerate(data) if byte == 10)]
     assert [line.offset for line in lines] == offsets[: len(lines)]
     for line in lines:
-        assert line_at(io.BytesIO(data), line.offset, line.number) == line
         if line.raw.strip():
             for config in CONFIGS:
                 assert isinstance(parse_line(config, line), (Record, BadRecord))

@@ -1,4 +1,4 @@
-"""Say which missing images of finished shards are tried again."""
+"""Say which finished shards are made anew, to try again what is missing in them."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 
 from pico_banana.missing import MissingReason
 
-from ..options import RetryScope
+from ..options import RefillScope
 from ..output.ledger import ShardLedger
 
-__all__ = ["Retry", "retries_of", "told"]
+__all__ = ["Refill", "refills_of", "told"]
 
 
 # A reason that this version does not know is tried again: nothing says that it lasts.
@@ -19,7 +19,7 @@ _LASTING = {reason.value for reason in MissingReason if not reason.is_transient}
 
 
 @dataclass(frozen=True)
-class Retry:
+class Refill:
     """A finished shard that is made anew, to try again what is missing in it.
 
     Attributes:
@@ -40,19 +40,19 @@ class Retry:
         return self.every or image["reason"] not in _LASTING
 
 
-def retries_of(finished: Sequence[ShardLedger], scope: RetryScope | None) -> dict[str, Retry]:
+def refills_of(finished: Sequence[ShardLedger], scope: RefillScope | None) -> dict[str, Refill]:
     """Return by name the finished shards in which something is tried again; None tries nothing."""
     if scope is None:
         return {}
-    found = [Retry(ledger, every=scope == "all") for ledger in finished]
-    return {retry.ledger.shard: retry for retry in found if retry.images}
+    found = [Refill(ledger, every=scope == "all") for ledger in finished]
+    return {refill.ledger.shard: refill for refill in found if refill.images}
 
 
-def told(retries: Sequence[Retry], scope: RetryScope) -> str:
+def told(refills: Sequence[Refill], scope: RefillScope) -> str:
     """Return in words what is tried again."""
-    if retries:
-        images = sum(retry.images for retry in retries)
-        return f"trying missing images again: images {images:,}, shards {len(retries):,}"
+    if refills:
+        images = sum(refill.images for refill in refills)
+        return f"trying missing images again: images {images:,}, shards {len(refills):,}"
     if scope == "all":
         return "nothing to try again: no finished shard has a missing image"
     return (
