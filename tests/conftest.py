@@ -11,12 +11,14 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
 from filelock import FileLock
 
 from pico_banana.convert.demo.sample_release import SampleRelease, make_sample_release
+from tests import fake_s3
 from tests.fake_cdn import FakeCDN
 
 # Seeded, and without a deadline: a busy machine is no failure.
@@ -76,3 +78,10 @@ def cdn(release: SampleRelease) -> Iterator[FakeCDN]:
     photos = [("/bucket/train", release.open_images / f"train_{digit}") for digit in "01"]
     with FakeCDN(("/cdn", release.cdn), *photos) as server:
         yield server
+
+
+@pytest.fixture
+def s3() -> Iterator[Any]:
+    """A client of an object store whose address stands in the environment; see `fake_s3`."""
+    with fake_s3.serving() as client:
+        yield client
