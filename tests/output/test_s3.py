@@ -21,8 +21,8 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_an_output_on_s3_is_that_of_a_folder_and_continues(
     s3: Any, release: SampleRelease, tmp_path: Path
 ) -> None:
-    words = ["convert", "sft", *release_flags(release), "--limit", "20"]
-    words += ["--records-per-shard", "5"]
+    words = ["convert", "sft", *release_flags(release), "--limit", "8", "--workers", "1"]
+    words += ["--records-per-shard", "2"]
     assert pico_banana(*words, "--output", tmp_path / "here").code == 0
     ended = pico_banana(*words, "--output", f"s3://{BUCKET}/out")
     assert ended.code == 0, ended.err
@@ -36,10 +36,19 @@ def test_an_output_on_s3_is_that_of_a_folder_and_continues(
     assert pico_banana("verify", f"s3://{BUCKET}/out", "--check", "decode").code == 0
 
 
+@pytest.mark.long
 def test_holes_of_an_output_on_s3_are_filled_later(
     s3: Any, release: SampleRelease, cdn: FakeCDN, tmp_path: Path
 ) -> None:
-    settings = [*quick_settings(tmp_path), "--limit", "12", "--records-per-shard", "4"]
+    settings = [
+        *quick_settings(tmp_path),
+        "--limit",
+        "6",
+        "--records-per-shard",
+        "2",
+        "--workers",
+        "1",
+    ]
     there = f"s3://{BUCKET}/holed"
     words = ["convert", "sft", *release_flags(release, f"{cdn.url}/cdn"), *settings]
     assert pico_banana(*words, "--output", tmp_path / "here").code == 0
@@ -71,16 +80,19 @@ def test_a_release_on_s3_is_read(s3: Any, release: SampleRelease, tmp_path: Path
             s3.upload_file(os.fspath(path), BUCKET, f"cdn/{path.relative_to(release.cdn)}")
     there = release_flags(release, f"s3://{BUCKET}/cdn")
     for name, flags in (("there", there), ("here", release_flags(release))):
-        ended = pico_banana("convert", "sft", *flags, "--limit", "12", "--output", tmp_path / name)
+        ended = pico_banana(
+            "convert", "sft", *flags, "--limit", "6", "--workers", "1", "--output", tmp_path / name
+        )
         assert ended.code == 0, ended.err
     assert digests(tmp_path / "there") == digests(tmp_path / "here")
 
 
+@pytest.mark.long
 def test_slices_put_together_on_s3_are_the_output_of_a_folder(
     s3: Any, release: SampleRelease, tmp_path: Path
 ) -> None:
-    words = ["convert", "sft", *release_flags(release), "--limit", "20"]
-    words += ["--records-per-shard", "5"]
+    words = ["convert", "sft", *release_flags(release), "--limit", "8", "--workers", "1"]
+    words += ["--records-per-shard", "2"]
     assert pico_banana(*words, "--output", tmp_path / "here").code == 0
     out = f"s3://{BUCKET}/slices"
     for part in ("1/2", "0/2"):
@@ -95,7 +107,7 @@ def test_slices_put_together_on_s3_are_the_output_of_a_folder(
 
 
 def test_an_output_on_s3_is_published(s3: Any, release: SampleRelease, tmp_path: Path) -> None:
-    words = ["convert", "sft", *release_flags(release), "--limit", "8"]
+    words = ["convert", "sft", *release_flags(release), "--limit", "8", "--workers", "1"]
     words += ["--records-per-shard", "4"]
     out = f"s3://{BUCKET}/published"
     with FakeHub() as hub:
