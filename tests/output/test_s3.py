@@ -3,58 +3,26 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-boto3 = pytest.importorskip("boto3")
-pytest.importorskip("s3fs")
-moto_server = pytest.importorskip("moto.server")
+from pico_banana.convert.demo.sample_release import SampleRelease
+from tests.commands import digests, ledgers, pico_banana, quick_settings, release_flags
+from tests.fake_cdn import FakeCDN, status
+from tests.fake_hub import FakeHub
+from tests.fake_s3 import BUCKET, fetch
+from tests.publish_commands import parquet_of
 
-from pico_banana.convert.demo.sample_release import make_sample_release  # noqa: E402
-from tests.commands import (  # noqa: E402
-    digests,
-    ledgers,
-    pico_banana,
-    quick_settings,
-    release_flags,
-)
-from tests.fake_cdn import FakeCDN, status  # noqa: E402
-from tests.fake_hub import FakeHub  # noqa: E402
-from tests.publish_commands import parquet_of  # noqa: E402
-
-BUCKET = "shelf"
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 
-@pytest.fixture
-def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[object]:
-    server = moto_server.ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    server.start()
-    host, port = server.get_host_and_port()
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    client = boto3.client("s3")
-    client.create_bucket(Bucket=BUCKET)
-    yield client
-    server.stop()
-
-
-def fetch(client: object, folder: Path, prefix: str = "out/") -> None:
-    """Copy an output of the bucket into a folder."""
-    found = client.list_objects_v2(Bucket=BUCKET, Prefix=prefix)  # type: ignore[attr-defined]
-    for entry in found["Contents"]:
-        path = folder / entry["Key"].removeprefix(prefix)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        client.download_file(BUCKET, entry["Key"], os.fspath(path))  # type: ignore[attr-defined]
-
-
-def test_an_output_on_s3_is_that_of_a_folder_and_continues(s3, tmp_path: Path) -> None:
-    release = make_sample_release(tmp_path / "release", sft=40, size=(96, 64))
-    words = ["convert", "sft", *release_flags(release), "--records-per-shard", "10"]
+def test_an_output_on_s3_is_that_of_a_folder_and_continues(
+    s3: Any, release: SampleRelease, tmp_path: Path
+) -> None:
+    words = ["convert", "sft", *release_flags(release), "--limit", "8", "--workers", "1"]
+    words += ["--records-per-shard", "2"]
     assert pico_banana(*words, "--output", tmp_path / "here").code == 0
     ended = pico_banana(*words, "--output", f"s3://{BUCKET}/out")
     assert ended.code == 0, ended.err
@@ -68,22 +36,31 @@ def test_an_output_on_s3_is_that_of_a_folder_and_continues(s3, tmp_path: Path) -
     assert pico_banana("verify", f"s3://{BUCKET}/out", "--check", "decode").code == 0
 
 
-def test_holes_of_an_output_on_s3_are_filled_later(s3, tmp_path: Path) -> None:
-    release = make_sample_release(tmp_path / "release", sft=12, size=(48, 32))
-    settings = [*quick_settings(tmp_path), "--records-per-shard", "4"]
+@pytest.mark.long
+def test_holes_of_an_output_on_s3_are_filled_later(
+    s3: Any, release: SampleRelease, cdn: FakeCDN, tmp_path: Path
+) -> None:
+    settings = [
+        *quick_settings(tmp_path),
+        "--limit",
+        "6",
+        "--records-per-shard",
+        "2",
+        "--workers",
+        "1",
+    ]
     there = f"s3://{BUCKET}/holed"
-    with FakeCDN(("/cdn", release.cdn)) as cdn:
-        words = ["convert", "sft", *release_flags(release, f"{cdn.url}/cdn"), *settings]
-        assert pico_banana(*words, "--output", tmp_path / "here").code == 0
-        failing = cdn.requests("*/images/*")[1].path
-        cdn.clear()
-        cdn.fail(failing, forever=status(500))
-        assert pico_banana(*words, "--output", there).code == 1
-        cdn.clear()
-        ended = pico_banana(*words, "--output", there, "--retry-missing")
-        assert ended.code == 0, ended.err
-        assert "1 shard made, 2 kept" in ended.out
-        assert [request.path for request in cdn.requests("*/images/*")] == [failing]
+    words = ["convert", "sft", *release_flags(release, f"{cdn.url}/cdn"), *settings]
+    assert pico_banana(*words, "--output", tmp_path / "here").code == 0
+    failing = cdn.requests("*/images/*")[1].path
+    cdn.clear()
+    cdn.fail(failing, forever=status(500))
+    assert pico_banana(*words, "--output", there).code == 1
+    cdn.clear()
+    ended = pico_banana(*words, "--output", there, "--retry-missing")
+    assert ended.code == 0, ended.err
+    assert "1 shard made, 2 kept" in ended.out
+    assert [request.path for request in cdn.requests("*/images/*")] == [failing]
     fetch(s3, tmp_path / "there", "holed/")
     assert digests(tmp_path / "there") == digests(tmp_path / "here")
     assert ledgers(tmp_path / "there", "sft") == ledgers(tmp_path / "here", "sft")
@@ -91,30 +68,31 @@ def test_holes_of_an_output_on_s3_are_filled_later(s3, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("s3")
-def test_a_bucket_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    release = make_sample_release(tmp_path / "release", sft=5, size=(96, 64))
+def test_a_bucket_that_is_not_there_is_refused(release: SampleRelease) -> None:
     ended = pico_banana("convert", "sft", *release_flags(release), "--output", "s3://nosuch/out")
     assert ended.code == 2
     assert "s3://nosuch" in ended.err or "nosuch/out" in ended.err
 
 
-def test_a_release_on_s3_is_read(s3, tmp_path: Path) -> None:
-    release = make_sample_release(tmp_path / "release", sft=12, size=(96, 64))
+def test_a_release_on_s3_is_read(s3: Any, release: SampleRelease, tmp_path: Path) -> None:
     for path in release.cdn.rglob("*"):
         if path.is_file():
             s3.upload_file(os.fspath(path), BUCKET, f"cdn/{path.relative_to(release.cdn)}")
-    flags = release_flags(release, f"s3://{BUCKET}/cdn")
-    ended = pico_banana("convert", "sft", *flags, "--output", tmp_path / "out")
-    assert ended.code == 0, ended.err
-    assert (
-        pico_banana("convert", "sft", *release_flags(release), "--output", tmp_path / "o").code == 0
-    )
-    assert digests(tmp_path / "out") == digests(tmp_path / "o")
+    there = release_flags(release, f"s3://{BUCKET}/cdn")
+    for name, flags in (("there", there), ("here", release_flags(release))):
+        ended = pico_banana(
+            "convert", "sft", *flags, "--limit", "6", "--workers", "1", "--output", tmp_path / name
+        )
+        assert ended.code == 0, ended.err
+    assert digests(tmp_path / "there") == digests(tmp_path / "here")
 
 
-def test_slices_put_together_on_s3_are_the_output_of_a_folder(s3, tmp_path: Path) -> None:
-    release = make_sample_release(tmp_path / "release", sft=40, size=(96, 64))
-    words = ["convert", "sft", *release_flags(release), "--records-per-shard", "10"]
+@pytest.mark.long
+def test_slices_put_together_on_s3_are_the_output_of_a_folder(
+    s3: Any, release: SampleRelease, tmp_path: Path
+) -> None:
+    words = ["convert", "sft", *release_flags(release), "--limit", "8", "--workers", "1"]
+    words += ["--records-per-shard", "2"]
     assert pico_banana(*words, "--output", tmp_path / "here").code == 0
     out = f"s3://{BUCKET}/slices"
     for part in ("1/2", "0/2"):
@@ -128,20 +106,19 @@ def test_slices_put_together_on_s3_are_the_output_of_a_folder(s3, tmp_path: Path
     assert digests(tmp_path / "there") == digests(tmp_path / "here")
 
 
-def test_an_output_on_s3_is_published(s3, tmp_path: Path) -> None:
-    release = make_sample_release(tmp_path / "release", sft=8, size=(96, 64))
-    words = ["convert", "sft", *release_flags(release), "--records-per-shard", "4"]
+def test_an_output_on_s3_is_published(s3: Any, release: SampleRelease, tmp_path: Path) -> None:
+    words = ["convert", "sft", *release_flags(release), "--limit", "8", "--workers", "1"]
+    words += ["--records-per-shard", "4"]
     out = f"s3://{BUCKET}/published"
     with FakeHub() as hub:
+        env = hub.env(tmp_path / "huggingface")
         assert pico_banana(*words, "--output", out).code == 0
-        ended = pico_banana("publish", out, "me/pico", env=hub.env(tmp_path / "huggingface"))
+        ended = pico_banana("publish", out, "me/pico", env=env)
         assert ended.code == 0, ended.err
         fetch(s3, tmp_path / "there", "published/")
         there = digests(tmp_path / "there")
         there.pop("README.md")
         assert parquet_of(hub.repos["me/pico"].commits[-1]) == there
-        refused = pico_banana(
-            *words, "--output", out, "--publish", "me/pico", env=hub.env(tmp_path / "huggingface")
-        )
+        refused = pico_banana(*words, "--output", out, "--publish", "me/pico", env=env)
     assert refused.code == 2
     assert "--output must be a local folder with --publish" in refused.err

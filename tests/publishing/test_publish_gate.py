@@ -17,8 +17,8 @@ from pico_banana.convert.demo.sample_release import SampleRelease, make_sample_r
 from tests.commands import Ended, arguments_of, digests, pico_banana, quick_settings, release_flags
 from tests.fake_cdn import FakeCDN
 from tests.fake_hub import READ_TOKEN, FakeHub
+from tests.hub_clients import PUSH, client
 from tests.publish_commands import REPO, convert, env_of, parquet_of, words_of
-from tests.publishing.test_push import PUSH, client
 
 ACCEPTED = ("--public", "--accept-license")
 

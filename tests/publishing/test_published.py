@@ -7,9 +7,9 @@ from pathlib import Path
 from pico_banana.convert.demo.sample_release import make_sample_release
 from pico_banana.schema import CONFIGS
 from tests.fake_hub import FakeHub
+from tests.hub_clients import READ, client, digested, held_rows
 from tests.make_read_back import check_bytes
 from tests.publish_commands import REPO, convert
-from tests.publishing.test_push import READ, client, digested, held_rows
 
 
 def test_plain_datasets_reads_the_published_bytes(tmp_path: Path):

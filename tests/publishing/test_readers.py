@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 
 from pico_banana.convert.demo.sample_release import make_sample_release
 from tests.fake_hub import FakeHub
+from tests.hub_clients import client
 from tests.publish_commands import REPO, convert
-from tests.publishing.test_push import client
 
 VIEWER_BYTES = 286 * 1024 * 1024  # the most that the Hub's viewer reads of a row group
 
