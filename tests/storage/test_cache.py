@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 import itertools
 import os
 import random
+import resource
 import signal
-import subprocess
-import sys
+import time
 from gzip import compress
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -30,6 +32,7 @@ from tests.fake_cdn import (
     status,
     wrong_length,
 )
+from tests.forked import CONTEXT, process
 
 MB = 1024 * 1024
 SIZE = 300_000
@@ -47,6 +50,15 @@ def put(folder, number, size=SIZE):
     path.write_bytes(version(number, size))
     os.utime(path, (1_700_000_000 + number, 1_700_000_000 + number))
     path.replace(folder / "list.csv")
+
+
+@pytest.fixture(autouse=True)
+def short_waits(monkeypatch):
+    """Have the waits between tries last a hundredth."""
+    monkeypatch.setattr(
+        "pico_banana.storage.remote.time",
+        SimpleNamespace(sleep=lambda wait_s: time.sleep(wait_s / 100)),
+    )
 
 
 @pytest.fixture
@@ -181,39 +193,55 @@ def test_a_file_that_goes_away_meanwhile(cdn):
 # Processes that end
 
 
-KEEP = """
-import os, resource, signal, sys
-from pico_banana.storage.remote import RemoteFile
-url, end, most = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-if most:
-    resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+def kept_elsewhere(url, end, largest_file, said):
+    """Keep a file, tell how far it is, and at last its path; runs in a process of its own."""
+    if largest_file:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
 
-def progress(done, total):
-    print(done, total, flush=True)
-    if end and done >= end:
-        os.kill(os.getpid(), signal.SIGKILL)
+    def progress(done, total):
+        said.send((done, total))
+        if end and done >= end:
+            os.kill(os.getpid(), signal.SIGKILL)
 
-print(RemoteFile(url, {}).kept("lists", progress))
-"""
+    try:
+        said.send(RemoteFile(url, {}).kept("lists", progress))
+    except ReleaseError as error:
+        said.send(str(error))
+        raise SystemExit(1) from None
 
 
-def started(url, end=0, largest_file=0):
+class Started:
     """A process that keeps a file, and kills itself once so many bytes have come."""
-    words = [sys.executable, "-c", KEEP, url, str(end), str(largest_file)]
-    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
+    def __init__(self, url, end=0, largest_file=0):
+        self._heard, said = CONTEXT.Pipe(duplex=False)
+        self._process = process(kept_elsewhere, url, end, largest_file, said)
+        self._process.start()
+        said.close()
 
-def ended(process):
-    """Exit code, what progress was told, the last line, and what was said of errors."""
-    out, err = process.communicate(timeout=60)
-    *lines, last = out.splitlines() or [""]
-    return process.returncode, [tuple(line.split()) for line in lines], last, err
+    def wait_for(self, done):
+        while self._heard.recv()[0] != done:
+            pass
+
+    def kill(self):
+        self._process.kill()
+        self._process.join()
+
+    def ended(self):
+        """Exit code, what progress was told, and its path or what is wrong."""
+        lines = []
+        with contextlib.suppress(EOFError):
+            while self._heard.poll(60):
+                lines.append(self._heard.recv())
+        self._process.join(60)
+        last = lines.pop() if lines and isinstance(lines[-1], str) else ""
+        return self._process.exitcode, lines, last
 
 
 def killed(cdn, at=CUT):
     """Have a process killed when just so many bytes have come."""
     cdn.fail("*", HEAD, stall(at))
-    assert ended(started(f"{cdn.url}/lists/list.csv", at))[0] == -signal.SIGKILL
+    assert Started(f"{cdn.url}/lists/list.csv", at).ended()[0] == -signal.SIGKILL
     cdn.clear()
     assert part() == at
 
@@ -221,18 +249,18 @@ def killed(cdn, at=CUT):
 @pytest.mark.parametrize("at", [1, CUT, SIZE - 1])
 def test_a_killed_process_is_continued_by_the_next(cdn, at):
     killed(cdn, at)
-    code, told, path, _ = ended(started(f"{cdn.url}/lists/list.csv"))
+    code, told, path = Started(f"{cdn.url}/lists/list.csv").ended()
     assert code == 0
     assert Path(path).read_bytes() == version(1)
     assert asked(cdn) == [at]
-    assert told[0] == (str(at), str(SIZE))
+    assert told[0] == (at, SIZE)
     assert left() == {Path(path).name: SIZE}
 
 
 def test_many_killed_processes(cdn):
     for at in range(50_000, SIZE, 50_000):
         cdn.fail("*", HEAD, stall(50_000))
-        assert ended(started(f"{cdn.url}/lists/list.csv", at))[0] == -signal.SIGKILL
+        assert Started(f"{cdn.url}/lists/list.csv", at).ended()[0] == -signal.SIGKILL
         assert part() == at
     assert keep(cdn) == version(1)
     assert asked(cdn) == list(range(0, SIZE, 50_000))
@@ -240,7 +268,7 @@ def test_many_killed_processes(cdn):
 
 def test_killed_before_the_whole_got_its_name(cdn):
     cdn.fail("*", HEAD, dataclasses.replace(Answer(), end="stall"))
-    assert ended(started(f"{cdn.url}/lists/list.csv", SIZE))[0] == -signal.SIGKILL
+    assert Started(f"{cdn.url}/lists/list.csv", SIZE).ended()[0] == -signal.SIGKILL
     assert part() == SIZE
     cdn.clear()
     told = []
@@ -252,17 +280,15 @@ def test_killed_before_the_whole_got_its_name(cdn):
 
 def test_who_waits_goes_on_where_the_first_is_killed(cdn):
     cdn.fail("*", HEAD, stall(CUT))
-    first = started(f"{cdn.url}/lists/list.csv")
-    while first.stdout.readline().split()[0] != str(CUT):
-        pass
+    first = Started(f"{cdn.url}/lists/list.csv")
+    first.wait_for(CUT)
     cdn.fail("*", HEAD)
-    second = started(f"{cdn.url}/lists/list.csv")
+    second = Started(f"{cdn.url}/lists/list.csv")
     cdn.wait_for_request(n=3)  # it has looked the file up, and waits for the first
     first.kill()
-    first.communicate()
-    code, told, path, _ = ended(second)
+    code, told, path = second.ended()
     assert code == 0
-    assert told[0] == (str(CUT), str(SIZE))
+    assert told[0] == (CUT, SIZE)
     assert Path(path).read_bytes() == version(1)
     assert asked(cdn) == [0, CUT]
 
@@ -270,18 +296,18 @@ def test_who_waits_goes_on_where_the_first_is_killed(cdn):
 def test_processes_at_once_fetch_once_and_continue_once(cdn):
     killed(cdn)
     cdn.hold()
-    processes = [started(f"{cdn.url}/lists/list.csv") for _ in range(4)]
+    processes = [Started(f"{cdn.url}/lists/list.csv") for _ in range(4)]
     try:
         cdn.wait_for_request(n=4)
     finally:
         cdn.release()
-    paths = {ended(process)[2] for process in processes}
+    paths = {process.ended()[2] for process in processes}
     assert [Path(path).read_bytes() for path in paths] == [version(1)]
     assert asked(cdn) == [CUT]
 
 
 def test_a_full_disk_says_so_and_is_continued(cdn):
-    code, _, _, said = ended(started(f"{cdn.url}/lists/list.csv", largest_file=CUT))
+    code, _, said = Started(f"{cdn.url}/lists/list.csv", largest_file=CUT).ended()
     assert code == 1
     assert f"the cache folder {os.environ['PICO_BANANA_CACHE']} cannot be written: " in said
     assert f"[Errno {errno.EFBIG}]" in said
@@ -331,7 +357,7 @@ def test_a_file_that_changes_meanwhile_is_its_new_version(folder, cdn, size, kil
     broken = dataclasses.replace(as_ever, send_bytes=CUT, end="stall" if kills else "close")
     cdn.fail("*", as_ever, broken)
     if kills:
-        assert ended(started(f"{cdn.url}/lists/list.csv", CUT))[0] == -signal.SIGKILL
+        assert Started(f"{cdn.url}/lists/list.csv", CUT).ended()[0] == -signal.SIGKILL
         put(folder, 2, size)
         found = keep(cdn)
     else:
@@ -365,14 +391,12 @@ def test_a_server_that_answers_a_stale_if_range_with_a_part(folder, cdn, names):
 
 def test_what_is_being_fetched_is_not_swept(folder, cdn):
     cdn.fail("*", HEAD, stall(CUT))
-    first = started(f"{cdn.url}/lists/list.csv")
-    while first.stdout.readline().split()[0] != str(CUT):
-        pass
+    first = Started(f"{cdn.url}/lists/list.csv")
+    first.wait_for(CUT)
     put(folder, 2)
     assert keep(cdn) == version(2)
     assert sorted(left().values()) == [CUT, SIZE]
     first.kill()
-    first.communicate()
     put(folder, 3)
     assert keep(cdn) == version(3)
     assert sorted(left().values()) == [SIZE, SIZE]  # versions 2 and 3
@@ -425,7 +449,7 @@ def test_without_a_name_of_its_version_a_fetch_begins_anew(folder, cdn, headers)
     cdn.fail("*", forever=plain)
     cdn.fail("*", plain, dataclasses.replace(plain, send_bytes=CUT, end="stall"))
     other = f"{cdn.url}/lists/list.csv?other"
-    assert ended(started(other, CUT))[0] == -signal.SIGKILL
+    assert Started(other, CUT).ended()[0] == -signal.SIGKILL
     put(folder, 2)
     cdn.clear()
     cdn.fail("*", forever=plain)
@@ -526,45 +550,52 @@ def test_a_local_file_is_never_deleted(folder):
 BUCKET = "kept-files"
 
 
-@pytest.fixture
-def bucket(monkeypatch):
-    """Put a version of the file on moto's S3 server."""
-    boto3 = pytest.importorskip("boto3")
+@pytest.fixture(scope="module")
+def s3_url():
+    """Moto's S3 server."""
+    pytest.importorskip("boto3")
     pytest.importorskip("s3fs")
     moto_server = pytest.importorskip("moto.server")
     server = moto_server.ThreadedMotoServer(ip_address="127.0.0.1", port=0)
     server.start()
     host, port = server.get_host_and_port()
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def bucket(s3_url, monkeypatch):
+    """Put a version of the file into a bucket."""
+    boto3 = pytest.importorskip("boto3")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_url)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     client = boto3.client("s3")
     client.create_bucket(Bucket=BUCKET)
-    yield lambda body: client.put_object(Bucket=BUCKET, Key="list.csv", Body=body)
-    server.stop()
+    return lambda body: client.put_object(Bucket=BUCKET, Key="list.csv", Body=body)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("changes", [False, True])
 def test_an_object_store_is_continued_too(bucket, changes):
-    size = 20 * MB
+    at, size = 9 * MB, 10 * MB  # in the second part that is asked for
     bucket(version(1, size))
     url = f"s3://{BUCKET}/list.csv"
-    assert ended(started(url, 11 * MB))[0] == -signal.SIGKILL
-    assert part() == 11 * MB
+    assert Started(url, at).ended()[0] == -signal.SIGKILL
+    assert part() == at
     if changes:
         bucket(version(2, size))
-    code, told, path, said = ended(started(url))
-    assert code == 0, said
-    assert told[0] == (str(0 if changes else 11 * MB), str(size))
+    code, told, path = Started(url).ended()
+    assert code == 0, path
+    assert told[0] == (0 if changes else at, size)
     assert Path(path).read_bytes() == version(2 if changes else 1, size)
     assert left() == {Path(path).name: size}
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_an_object_that_changes_while_it_is_read(bucket):
-    size = 20 * MB
+    size = 10 * MB
     bucket(version(1, size))
     seen = []
 
