@@ -2,6 +2,7 @@
 
 import ast
 import json
+import os
 import re
 import subprocess
 import sys
@@ -18,23 +19,15 @@ from pico_banana.missing import MissingReason
 from pico_banana.release.records import BadReason, Line, Record, parse_line
 from pico_banana.schema import CONFIGS, EDIT_CATEGORIES, columns, slug_of
 from pico_banana.settings import Settings, build_settings
+from tests import test_house
 from tests.commands import pico_banana, release_flags
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 RELEASE_FORMAT = (ROOT / "docs" / "release-format.md").read_text(encoding="utf-8")
 DOCUMENTS = {
-    name: (ROOT / name).read_text(encoding="utf-8")
-    for name in (
-        "README.md",
-        "ARCHITECTURE.md",
-        "CONTRIBUTING.md",
-        "CHANGELOG.md",
-        "docs/release-format.md",
-        "docs/open-images.md",
-        "docs/reliability.md",
-        "docs/streaming.md",
-    )
+    os.fspath(path.relative_to(ROOT)): path.read_text(encoding="utf-8")
+    for path in sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 }
 COMMANDS = typer.main.get_command(app).commands
 TYPES = {
@@ -180,18 +173,25 @@ def test_files_that_are_named_are_there(name):
         r"`((?:pico_banana|convert|configs|tests|docs|constraints)/[\w./-]*|[A-Z]+\.md|[a-z_]+\.py)`",
         DOCUMENTS[name],
     )
-    # In ARCHITECTURE.md, a module is named by its folder's table.
+    # In ARCHITECTURE.md, what stands beside the rooms is named by its folder's table.
     folders = [ROOT, ROOT / "pico_banana", ROOT / "convert", ROOT / "tests"]
     for path in named:
         assert any((folder / path).exists() for folder in folders), path
 
 
-def test_every_module_stands_in_the_floor_plan():
-    plan = section(DOCUMENTS["ARCHITECTURE.md"], "Floor plan")
-    for folder in ("pico_banana", "convert"):
-        told = plan.partition(f"| `{folder}/` |")[2].partition("\n\n")[0]
-        modules = {path.name for path in (ROOT / folder).glob("*.py")} - {"__init__.py"}
-        assert modules == set(re.findall(r"`(\w+\.py)`", told))
+@pytest.mark.parametrize("floor", test_house.FLOORS)
+def test_the_floor_plan_has_the_rooms_in_their_order(floor):
+    plan = section(DOCUMENTS["ARCHITECTURE.md"], "Floor plan").partition(f"### `{floor}/`")[2]
+    told = re.findall(r"^\| `(\w+/|\w+\.py)` \| (.*) \|$", plan.partition("### ")[0], re.MULTILINE)
+    expected = []
+    for room, files in test_house.ROOMS[floor].items():
+        names = [f"{name}.py" for name in files.split() if name != "__init__"] or [f"{room}/"]
+        expected += names
+    assert [name for name, _ in told] == expected
+    for name, knows in told:
+        path = ROOT / floor / name
+        source = (path / "__init__.py" if path.is_dir() else path).read_text(encoding="utf-8")
+        assert ast.get_docstring(ast.parse(source)).splitlines()[0] == f"{knows}."
 
 
 def test_every_dependency_has_its_reason():
