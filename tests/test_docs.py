@@ -259,8 +259,9 @@ def test_snippets_print_what_the_readme_says(demo, snippet, printed):
 
 def messages():
     """All texts in the code, adjacent pieces put together."""
-    modules = [*ROOT.glob("pico_banana/*.py"), *ROOT.glob("convert/*.py"), *ROOT.glob("*.py")]
-    nodes = [node for path in modules for node in ast.walk(ast.parse(path.read_text("utf-8")))]
+    nodes = [
+        node for path in test_house.MODULES for node in ast.walk(ast.parse(path.read_text("utf-8")))
+    ]
     texts = [node.value for node in nodes if isinstance(node, ast.Constant)]
     return [text for text in texts if isinstance(text, str)]
 

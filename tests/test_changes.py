@@ -1,0 +1,174 @@
+"""What is added in one place is there in all others: a source, a measure, a budget's field."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pico_banana.convert.demo.sample_release import SampleRelease
+from pico_banana.convert.options import ConvertSettings, Slice
+from pico_banana.fetching.inspect import inspect
+from pico_banana.schema import CONFIGS, MEASURES
+from pico_banana.settings import FetchPolicy, HostBudget, Settings, build_settings
+from tests.commands import Ended, pico_banana, quick_settings, release_flags, rows
+from tests.fake_cdn import FakeCDN, status
+
+CHANGES = {"PYTHONPATH": os.fspath(Path(__file__).parent / "changes")}
+IMAGES = {  # the columns of images, and the list's plural
+    "sft": [("input", ""), ("edited", "")],
+    "preference": [("input", ""), ("chosen", ""), ("rejected", "s")],
+    "multi_turn": [("input", ""), ("edited", "s")],
+}
+
+
+def flags(release: SampleRelease, cdn: FakeCDN) -> list[str]:
+    """Name the release, with inputs from the source that `changes/` adds, a few records of it."""
+    return [
+        *("--cdn", f"{cdn.url}/cdn", "--open-images-metadata", os.fspath(release.metadata_csv)),
+        *("--input-sources", "shelf", "--mirrors", f"shelf.example={cdn.url}/bucket"),
+        *("--limit", "6"),
+    ]
+
+
+def changed(*words: str | os.PathLike[str]) -> Ended:
+    """Run a command of the changed project."""
+    return pico_banana(*words, env=CHANGES)
+
+
+def formats(row: dict[str, Any], config: str) -> list[str | None]:
+    """What the new measure tells of each image of a row."""
+    found = []
+    for prefix, plural in IMAGES[config]:
+        told = row[f"{prefix}_format{plural}"]
+        found += told if plural else [told]
+    return found
+
+
+def test_a_source_and_a_measure_travel_to_rows_ledgers_card_and_old_shards(
+    release: SampleRelease, cdn: FakeCDN, tmp_path: Path
+) -> None:
+    out, quick = tmp_path / "out", quick_settings(tmp_path)
+    second = json.loads((release.cdn / "jsonl" / "sft.jsonl").read_bytes().splitlines()[1])
+    cdn.fail(f"/cdn/{second['output_image']}", forever=status(500))
+    words = ["convert", "all", *flags(release, cdn), *quick, "--output", out]
+    ended = changed(*words)
+    assert ended.code == 1, ended.err
+    assert len(rows(out, "sft")) == 5
+    cdn.clear()
+    ended = changed(*words, "--retry-missing")
+    assert ended.code == 0, ended.err
+    # The shard was made anew from its old file, but for the image that it lacked.
+    assert [request.path for request in cdn.requests("/cdn/images/*")] == [
+        f"/cdn/{second['output_image']}"
+    ]
+    for config in CONFIGS:
+        found = rows(out, config)
+        assert len(found) == 6
+        for row in found:
+            assert row["input_source"] == "shelf"
+            told = formats(row, config)
+            assert set(told) == {"JPEG", "PNG"}
+            assert told[0] == "JPEG"
+    assert changed("verify", out, "--check", "decode").code == 0
+    card = (out / "README.md").read_text(encoding="utf-8")
+    assert "`flickr` (the original) or `shelf` (a copy on a shelf)" in card
+    assert "| `shelf` | 6 | 6 | 6 |" in card
+    assert "format, as Pillow names it, of the input image" in card
+    assert "format, as Pillow names it, of each rejected image" in card
+
+
+def test_a_source_and_a_measure_travel_to_plan_links_and_messages(
+    release: SampleRelease, cdn: FakeCDN, tmp_path: Path
+) -> None:
+    ended = changed("plan", "sft", *release_flags(release), "--input-sources", "shelf")
+    assert ended.code == 0, ended.err
+    assert "shelf.example" in ended.out  # its host has a budget
+    out = tmp_path / "links"
+    words = [*flags(release, cdn), "--images", "url", "--output", out]
+    ended = changed("convert", "preference", *words)
+    assert ended.code == 0, ended.err
+    for row in rows(out, "preference"):
+        address = f"{cdn.url}/bucket/train/{row['image_id']}.jpg"
+        assert row["input_image"] == {"bytes": None, "path": address}
+        assert row["input_source"] == "shelf"
+        assert row["rejected_formats"] == [None] * len(row["rejected_images"])
+    ended = changed("plan", "sft", *release_flags(release), "--input-sources", "shelv")
+    assert "one of folder, tar, bucket, flickr, shelf" in ended.err
+    assert "did you mean 'shelf'?" in ended.err
+    none = ["--open-images-metadata", "none"]
+    assert changed("plan", "sft", *flags(release, cdn), *none).code == 2
+
+
+LOADING = """
+import json, sys
+import pico_banana_400k
+config, arguments = json.loads(sys.argv[1])
+for row in pico_banana_400k.load(config, split="train", streaming=True, **arguments):
+    told = [name for name in row if "format" in name or name == "input_source"]
+    print(json.dumps({name: row[name] for name in told}))
+"""
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_a_source_and_a_measure_travel_to_the_loader(
+    config: str, release: SampleRelease, cdn: FakeCDN
+) -> None:
+    arguments = {
+        "cdn": f"{cdn.url}/cdn",
+        "open_images_metadata": os.fspath(release.metadata_csv),
+        "input_sources": ["shelf"],
+        "mirrors": {"shelf.example": f"{cdn.url}/bucket"},
+        "limit": 3,
+    }
+    ended = subprocess.run(
+        [sys.executable, "-c", LOADING, json.dumps([config, arguments])],
+        env={**os.environ, **CHANGES},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    found = [json.loads(line) for line in ended.stdout.splitlines()]
+    assert len(found) == 3
+    assert {row["input_source"] for row in found} == {"shelf"}
+    assert {kind for row in found for kind in formats(row, config)} == {"JPEG", "PNG"}
+
+
+def test_every_measure_is_made_where_images_are_looked_into(release: SampleRelease) -> None:
+    data = next(release.open_images.glob("*/*.jpg")).read_bytes()
+    made = {"url", "sha256", *inspect(data, decode=False, max_pixels=10**9).measures()}
+    assert {measure.name for measure in MEASURES} <= made
+
+
+class _Wider(HostBudget):
+    """A budget as it is after somebody has given it a field."""
+
+    retry_after_max_s: float | None = None
+
+
+def test_a_field_of_a_budget_travels_to_the_narrower_glob_and_to_every_slice() -> None:
+    hosts = {
+        "*.example": _Wider(connections=8, retry_after_max_s=60),
+        "a.example": _Wider(requests_per_second=4),
+    }
+    settings = build_settings(ConvertSettings, {})
+    policy: FetchPolicy = settings.fetch.model_copy(update={"hosts": hosts})
+    whole = policy.budget_of("a.example")
+    assert whole == _Wider(connections=8, requests_per_second=4, retry_after_max_s=60)
+    settings = settings.model_copy(update={"fetch": policy})
+    shared = Slice(0, 4, 4).settings(settings).fetch.budget_of("a.example")
+    assert shared == _Wider(connections=2, requests_per_second=1, retry_after_max_s=60)
+
+
+@pytest.mark.parametrize("name", sorted(HostBudget.model_fields))
+def test_a_budgets_field_is_known_by_its_own_name_in_a_settings_file(name: str) -> None:
+    hosts = {"example.org": {name: 7}}
+    assert build_settings(Settings, {"fetch": {"hosts": hosts}}).fetch.budget_of(
+        "example.org"
+    ).said.items() >= {(name, 7)}
