@@ -219,13 +219,13 @@ def convert(
         from .running.processes import load  # noqa: PLC0415
 
         load()
-    from .conversion import convert as carry_out  # noqa: PLC0415
+    from .conversion import convert_configs  # noqa: PLC0415
     from .output.store import Store  # noqa: PLC0415
     from .reporting.tables import show_outcome, show_publication  # noqa: PLC0415
     from .screen import Shown  # noqa: PLC0415
 
     store = Store(output, settings.storage_options)
-    outcome = carry_out(_configs(configs), settings, options, store, Shown(err))
+    outcome = convert_configs(_configs(configs), settings, options, store, Shown(err))
     show_outcome(outcome, store.root, out)
     if outcome.publication is not None:
         show_publication(outcome.publication, out)

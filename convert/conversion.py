@@ -43,7 +43,7 @@ from .screen import Shown
 if TYPE_CHECKING:
     from .publishing.publication import Publication
 
-__all__ = ["convert", "plan_configs"]
+__all__ = ["convert_configs", "plan_configs"]
 
 _WORKERS = 2
 _SPARE_BYTES = 256 * 1024 * 1024
@@ -80,7 +80,7 @@ def plan_configs(
 
 
 @without_pandas()
-def convert(
+def convert_configs(
     configs: Sequence[str],
     settings: ConvertSettings,
     options: RunOptions,
@@ -332,7 +332,7 @@ class _Conversion:
             publication.disk = disk
             for work in works:
                 publication.settle(work.plan.config, work.finished)
-        made = self._carry_out(works, disk) if any(work.left for work in works) else []
+        made = self._run_tasks(works, disk) if any(work.left for work in works) else []
         if publication is not None:
             publication.finish()
         return made
@@ -373,7 +373,7 @@ class _Conversion:
                 self.publication.bring_back(work.plan.config, refill.ledger)
                 yield work.plan.tasks({shard}, self.index, work.refills)
 
-    def _carry_out(self, works: Sequence[_Work], disk: DiskBudget | None) -> list[ShardLedger]:
+    def _run_tasks(self, works: Sequence[_Work], disk: DiskBudget | None) -> list[ShardLedger]:
         configs = {shard.digest: work.plan.config for work in works for shard in work.plan.shards}
         planned = sum(work.records for work in works)
         before = planned - sum(work.records_left for work in works)

@@ -174,9 +174,9 @@ class RayRunner:
             PicoBananaError: what a node raised.
             WorkError: a shard's node died again and again.
         """
-        carry_out = self._ray.remote(
-            num_cpus=1, max_retries=_RETRIES, scheduling_strategy="SPREAD"
-        )(_carry_out)
+        remote = self._ray.remote(num_cpus=1, max_retries=_RETRIES, scheduling_strategy="SPREAD")(
+            _on_node
+        )
         waiting = True
         while waiting or self._under_way:
             check()
@@ -187,7 +187,7 @@ class RayRunner:
                 task = next(tasks, None)
                 waiting = task is not None
                 if task is not None:
-                    named = carry_out.options(name=f"{task.config}/{task.shard}")
+                    named = remote.options(name=f"{task.config}/{task.shard}")
                     self._under_way[named.remote(self._shared, task)] = task
             done, _ = self._ray.wait(list(self._under_way), timeout=_TICK_S)
             self._hear()
@@ -356,7 +356,7 @@ class _Worker:
         if self._fetcher is not None:
             self._fetcher.close()
 
-    def carry_out(self, task: ShardTask) -> tuple[ShardLedger, _Word]:
+    def ledger_of(self, task: ShardTask) -> tuple[ShardLedger, _Word]:
         self._check_places(task.config)
         self._shard, self._records = f"{task.config}/{task.shard}", (0, 0, 0)
         self._told.put_nowait(self._word())
@@ -401,7 +401,7 @@ class _Worker:
         self._told.put_nowait(_Word(self._name, self._shard, said=text))
 
 
-def _carry_out(shared: _Shared, task: ShardTask) -> tuple[ShardLedger, _Word]:
+def _on_node(shared: _Shared, task: ShardTask) -> tuple[ShardLedger, _Word]:
     """Carry out one shard; called by Ray in a process of a node."""
     worker = _Worker.current
     if worker is None or worker.run != shared.leases:
@@ -409,7 +409,7 @@ def _carry_out(shared: _Shared, task: ShardTask) -> tuple[ShardLedger, _Word]:
             worker.close()
         worker = _Worker.current = _Worker(shared)
     try:
-        return worker.carry_out(task)
+        return worker.ledger_of(task)
     except PicoBananaError:
         raise
     except OSError as error:
