@@ -195,8 +195,8 @@ def plan(
     settings = _settings(arguments, settings_file)
     rate = None if bandwidth is None else bits_per_s(bandwidth)
     plans, _ = plan_configs(_configs(configs), settings, Shown(err))
-    for one in plans:
-        show_plan(one, settings, out)
+    for planned in plans:
+        show_plan(planned, settings, out)
     if bandwidth is not None or nodes is not None:
         show_estimate(estimate(plans, settings, rate, nodes or 1), out)
 

@@ -154,8 +154,8 @@ class RayRunner:
     def __exit__(self, *_: object) -> None:
         """End the tasks; what they have not finished leaves no file under its final name."""
         with self._ending:
-            for one in self._under_way:
-                self._ray.cancel(one, force=True)
+            for reference in self._under_way:
+                self._ray.cancel(reference, force=True)
 
     @property
     def traffic(self) -> Traffic:
@@ -191,8 +191,8 @@ class RayRunner:
                     self._under_way[named.remote(self._shared, task)] = task
             done, _ = self._ray.wait(list(self._under_way), timeout=_TICK_S)
             self._hear()
-            for one in done:
-                yield self._result(one)
+            for reference in done:
+                yield self._result(reference)
             if not done:
                 yield None
 
@@ -250,12 +250,12 @@ class RayRunner:
                 elif self._counted.hear(word):
                     self._say(f"{word.shard} is begun again: its Ray node or process died")
 
-    def _result(self, one: Any) -> ShardLedger:
-        task = self._under_way.pop(one)
+    def _result(self, reference: Any) -> ShardLedger:
+        task = self._under_way.pop(reference)
         shard = f"{task.config}/{task.shard}"
         failures = self._ray.exceptions
         try:
-            ledger, last = self._ray.get(one)
+            ledger, last = self._ray.get(reference)
         except failures.RayError as error:
             cause = getattr(error, "cause", None)
             if isinstance(cause, PicoBananaError):
@@ -375,7 +375,7 @@ class _Worker:
                 "give an --output that all nodes reach, a shared folder or s3://…"
             )
         places = [settings.cdn] if settings.images == "bytes" else []
-        if gone := [one for one in places if os.path.isabs(one) and not os.path.isdir(one)]:
+        if gone := [place for place in places if os.path.isabs(place) and not os.path.isdir(place)]:
             raise WorkError(f"the folder {gone[0]} is not there on the Ray node {node}")
         try:
             check_open_images(settings)

@@ -106,6 +106,6 @@ class ThreadRunner:
                 if task is not None:
                     begun.add(self._pool.submit(ledger_of, task))
             done, begun = futures.wait(begun, TICK_S, futures.FIRST_COMPLETED)
-            yield from (one.result() for one in done)
+            yield from (future.result() for future in done)
             if not done:
                 yield None
