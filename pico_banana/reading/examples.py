@@ -216,7 +216,7 @@ def _addressed(paths: pa.StringArray) -> pa.StructArray:
 def _linked_images(paths: pa.StringArray, links: Links) -> dict[str, pa.Array]:
     names = quoted(paths)
     kinds = {"string": pa.string(), "int32": pa.int32()}
-    unknown = {one.name: pa.nulls(len(paths), kinds[one.kind]) for one in MEASURES}
+    unknown = {measure.name: pa.nulls(len(paths), kinds[measure.kind]) for measure in MEASURES}
     images = _addressed(links.edited(paths, names))
     return {"image": images, **unknown, "url": below(PUBLISHED_BASE, names)}
 
