@@ -195,8 +195,8 @@ def plan(
     settings = _settings(arguments, settings_file)
     rate = None if bandwidth is None else bits_per_s(bandwidth)
     plans, _ = plan_configs(_configs(configs), settings, Shown(err))
-    for one in plans:
-        show_plan(one, settings, out)
+    for planned in plans:
+        show_plan(planned, settings, out)
     if bandwidth is not None or nodes is not None:
         show_estimate(estimate(plans, settings, rate, nodes or 1), out)
 
@@ -219,13 +219,13 @@ def convert(
         from .running.processes import load  # noqa: PLC0415
 
         load()
-    from .conversion import convert as carry_out  # noqa: PLC0415
+    from .conversion import convert_configs  # noqa: PLC0415
     from .output.store import Store  # noqa: PLC0415
     from .reporting.tables import show_outcome, show_publication  # noqa: PLC0415
     from .screen import Shown  # noqa: PLC0415
 
     store = Store(output, settings.storage_options)
-    outcome = carry_out(_configs(configs), settings, options, store, Shown(err))
+    outcome = convert_configs(_configs(configs), settings, options, store, Shown(err))
     show_outcome(outcome, store.root, out)
     if outcome.publication is not None:
         show_publication(outcome.publication, out)

@@ -43,7 +43,7 @@ from .screen import Shown
 if TYPE_CHECKING:
     from .publishing.publication import Publication
 
-__all__ = ["convert", "plan_configs"]
+__all__ = ["convert_configs", "plan_configs"]
 
 _WORKERS = 2
 _SPARE_BYTES = 256 * 1024 * 1024
@@ -73,14 +73,14 @@ def plan_configs(
             for config, path in zip(configs, paths, strict=True)
         ]
         plans = []
-        for config, one in zip(configs, begun, strict=True):
+        for config, future in zip(configs, begun, strict=True):
             shown.say(f"planning {config} ...")
-            plans.append(one.result())
+            plans.append(future.result())
     return plans, index
 
 
 @without_pandas()
-def convert(
+def convert_configs(
     configs: Sequence[str],
     settings: ConvertSettings,
     options: RunOptions,
@@ -115,24 +115,24 @@ def convert(
             )
             raise UsageError(f"nothing is selected ({counts}); ask for more, or see `plan`")
         conversion = _Conversion(settings, options, store, shown, index, publication)
-        begun = conversion.compared(plans)
+        works = conversion.compared(plans)
         budget = options.publish.budget_bytes if options.publish else None
-        _check_disk(begun, store, options.workers or _WORKERS, budget)
+        _check_disk(works, store, options.workers or _WORKERS, budget)
         if settings.images == "bytes":
-            photos = (photo for one in begun for photo in one.photos_left(index))
+            photos = (photo for work in works for photo in work.photos_left(index))
             for note in prepare_tars(Tars(settings), settings, photos, shown.bytes_bar):
                 shown.say(note)
-        conversion.begin(begun)
-        _say_plans(begun, shown)
+        conversion.begin(works)
+        _say_plans(works, shown)
         if options.refill:
-            refills = [refill for one in begun for refill in one.refills.values()]
+            refills = [refill for work in works for refill in work.refills.values()]
             shown.say(told(refills, options.refill))
-        return conversion.run(begun)
+        return conversion.run(works)
 
 
-def _say_plans(begun: Sequence[_Begun], shown: Shown) -> None:
+def _say_plans(works: Sequence[_Work], shown: Shown) -> None:
     """Show in a line a config what will be done."""
-    for plan in [one.plan for one in begun]:
+    for plan in (work.plan for work in works):
         shown.say(
             f"{plan.config}: records {plan.records:,}, files {len(plan.shards):,}, about "
             f"{plan.estimated_bytes / 1e9:,.1f} GB; {len(plan.bad):,} bad, "
@@ -140,13 +140,13 @@ def _say_plans(begun: Sequence[_Begun], shown: Shown) -> None:
         )
         for name, count in plan.unmatched.items():
             shown.say(f"{plan.config}: {count:,} of {name} match none of the records looked at")
-    if kept := sum(len(one.finished) for one in begun):
+    if kept := sum(len(work.finished) for work in works):
         shown.say(f"finished already, and left as they are: {kept:,} shards")
 
 
 @dataclass
-class _Begun:
-    """A plan that the output agrees with, and what is there of its shards.
+class _Work:
+    """The work on one config: a plan that the output agrees with, and what is there of its shards.
 
     Attributes:
         plan: the plan.
@@ -164,7 +164,7 @@ class _Begun:
 
     @property
     def left(self) -> set[str]:
-        return self.mine - {one.shard for one in self.finished}
+        return self.mine - {ledger.shard for ledger in self.finished}
 
     @property
     def records(self) -> int:
@@ -203,7 +203,7 @@ class _Conversion:
     index: Index | None
     publication: Publication | None
 
-    def compared(self, plans: Sequence[Plan]) -> list[_Begun]:
+    def compared(self, plans: Sequence[Plan]) -> list[_Work]:
         """Compare plans with those that are there, and see what is finished; changes nothing.
 
         But for ledgers that a repository has and the output has not.
@@ -216,39 +216,39 @@ class _Conversion:
             for plan in agreed:
                 self.publication.agree(plan.config, plan.to_json())
             self.publication.bring_ledgers()
-        return [self._begun(plan) for plan in agreed]
+        return [self._work(plan) for plan in agreed]
 
-    def _begun(self, plan: Plan) -> _Begun:
+    def _work(self, plan: Plan) -> _Work:
         ledger = Ledger(self.store, plan.config, self._published)
         names = [shard.name for shard in plan.shards]
         mine = self.options.slice.names(names) if self.options.slice else set(names)
         if self.options.overwrite:
-            return _Begun(plan, mine)
+            return _Work(plan, mine)
         finished = _finished(plan, mine, ledger, self.store)
         refills = refills_of(finished, self.options.refill)
-        return _Begun(
+        return _Work(
             plan,
             mine,
-            [one for one in finished if one.shard not in refills],
+            [made for made in finished if made.shard not in refills],
             refills,
-            [one for one in finished if one.shard in ledger.unsettled],
+            [made for made in finished if made.shard in ledger.unsettled],
         )
 
     @property
     def _published(self) -> dict[str, str] | None:
         return None if self.publication is None else self.publication.published
 
-    def begin(self, begun: Sequence[_Begun]) -> None:
+    def begin(self, works: Sequence[_Work]) -> None:
         """Delete what is to be overwritten, write the plans, and settle ledgers."""
         if self.publication is not None:
             self.publication.repository.create()
-        for one in begun:
-            ledger = Ledger(self.store, one.plan.config)
+        for work in works:
+            ledger = Ledger(self.store, work.plan.config)
             try:
                 if self.options.overwrite:
                     ledger.delete_all()
-                ledger.write_plan(one.plan.to_json())
-                for unsettled in one.unsettled:
+                ledger.write_plan(work.plan.to_json())
+                for unsettled in work.unsettled:
                     ledger.write_shard(unsettled)
             except WriteError as error:
                 raise OutputError(str(error), error.path) from None
@@ -290,24 +290,24 @@ class _Conversion:
                 return make_plan(plan.config, self.settings, path, manifest, self.index)
         return plan
 
-    def run(self, begun: Sequence[_Begun]) -> Outcome:
+    def run(self, works: Sequence[_Work]) -> Outcome:
         """Carry out what is left, then write the card."""
-        kept = [ledger for one in begun for ledger in one.finished]
-        disk = self._disk_budget() if any(one.left for one in begun) else None
+        kept = [ledger for work in works for ledger in work.finished]
+        disk = self._disk_budget() if any(work.left for work in works) else None
         with disk or contextlib.nullcontext(), self.publication or contextlib.nullcontext():
-            made = self._made(begun, disk)
+            made = self._made(works, disk)
         missing = sum(len(ledger.missing) for ledger in kept + made)
-        planned = sum(one.records for one in begun)
+        planned = sum(work.records for work in works)
         allowed = self.options.max_missing
         reports, unfinished = read_reports(self.store, self._published)
-        mine = {f"{one.plan.config}/{name}" for one in begun for name in one.mine}
+        mine = {f"{work.plan.config}/{name}" for work in works for name in work.mine}
         if lost := [name for name in unfinished if name in mine]:
             raise WorkError(
                 f"{lost[0]} of {self.store.root} is gone after it was written ({len(lost)} in "
                 "all); run the same command again to have it made"
             )
-        configs = [one.plan.config for one in begun]
-        if gone := [one for one in configs if not Ledger(self.store, one).has_plan()]:
+        configs = [work.plan.config for work in works]
+        if gone := [name for name in configs if not Ledger(self.store, name).has_plan()]:
             raise WorkError(
                 f"{self.store.root} was deleted after it was written: it has no plan of {gone[0]} "
                 "any more; bring it back, or run the same command again to begin anew"
@@ -325,14 +325,14 @@ class _Conversion:
         complete = [] if self.options.slice else reports
         return Outcome(complete, len(made), len(kept), missing, is_within, self.publication)
 
-    def _made(self, begun: Sequence[_Begun], disk: DiskBudget | None) -> list[ShardLedger]:
+    def _made(self, works: Sequence[_Work], disk: DiskBudget | None) -> list[ShardLedger]:
         """Carry out what is left, and publish what is not published."""
         publication = self.publication
         if publication is not None:
             publication.disk = disk
-            for one in begun:
-                publication.settle(one.plan.config, one.finished)
-        made = self._carry_out(begun, disk) if any(one.left for one in begun) else []
+            for work in works:
+                publication.settle(work.plan.config, work.finished)
+        made = self._run_tasks(works, disk) if any(work.left for work in works) else []
         if publication is not None:
             publication.finish()
         return made
@@ -353,38 +353,42 @@ class _Conversion:
         workers = min(options.workers or _WORKERS, shards)
         return kind(self.settings, self.store, workers, say, disk)
 
-    def _rounds(self, begun: Sequence[_Begun]) -> Iterator[Iterator[ShardTask]]:
+    def _rounds(self, works: Sequence[_Work]) -> Iterator[Iterator[ShardTask]]:
         """Tasks that are carried out together: all; where others wait in a repository, one by one.
 
         A shard that is made anew is read back from there, one on disk at a time.
         """
-        alone = {} if self.publication is None else {one.plan.config: one.refills for one in begun}
-        yield itertools.chain.from_iterable(
-            one.plan.tasks(one.left - set(alone.get(one.plan.config, ())), self.index, one.refills)
-            for one in begun
+        alone = (
+            {} if self.publication is None else {work.plan.config: work.refills for work in works}
         )
-        for one in begun:
-            for shard, refill in alone.get(one.plan.config, {}).items():
+        yield itertools.chain.from_iterable(
+            work.plan.tasks(
+                work.left - set(alone.get(work.plan.config, ())), self.index, work.refills
+            )
+            for work in works
+        )
+        for work in works:
+            for shard, refill in alone.get(work.plan.config, {}).items():
                 assert self.publication is not None
-                self.publication.bring_back(one.plan.config, refill.ledger)
-                yield one.plan.tasks({shard}, self.index, one.refills)
+                self.publication.bring_back(work.plan.config, refill.ledger)
+                yield work.plan.tasks({shard}, self.index, work.refills)
 
-    def _carry_out(self, begun: Sequence[_Begun], disk: DiskBudget | None) -> list[ShardLedger]:
-        configs = {shard.digest: one.plan.config for one in begun for shard in one.plan.shards}
-        planned = sum(one.records for one in begun)
-        before = planned - sum(one.records_left for one in begun)
-        missing_before = sum(len(ledger.missing) for one in begun for ledger in one.finished)
+    def _run_tasks(self, works: Sequence[_Work], disk: DiskBudget | None) -> list[ShardLedger]:
+        configs = {shard.digest: work.plan.config for work in works for shard in work.plan.shards}
+        planned = sum(work.records for work in works)
+        before = planned - sum(work.records_left for work in works)
+        missing_before = sum(len(ledger.missing) for work in works for ledger in work.finished)
         made: list[ShardLedger] = []
         self.store.make_folder(RUNS_FOLDER)
         with (
             recorded(
-                self.store, self.shown, [one.plan.config for one in begun], self.options.runner
+                self.store, self.shown, [work.plan.config for work in works], self.options.runner
             ) as run,
-            self._runner(sum(len(one.left) for one in begun), disk) as runner,
+            self._runner(sum(len(work.left) for work in works), disk) as runner,
             self.shown.examples_bar(planned, before, missing_before) as update,
         ):
             run.traffic, run.workers = runner.traffic, runner.workers
-            for ledger in itertools.chain.from_iterable(map(runner.run, self._rounds(begun))):
+            for ledger in itertools.chain.from_iterable(map(runner.run, self._rounds(works))):
                 if ledger is not None:
                     made.append(ledger)
                     run.made += 1
@@ -439,14 +443,14 @@ def _finished(plan: Plan, mine: set[str], ledger: Ledger, store: Store) -> list[
         for shard in plan.shards
         if shard.name in mine and f"{shard.name}.json" in present
     ]
-    return [one for one in found if one is not None]
+    return [made for made in found if made is not None]
 
 
 def _check_disk(
-    begun: Sequence[_Begun], store: Store, workers: int, budget_bytes: int | None
+    works: Sequence[_Work], store: Store, workers: int, budget_bytes: int | None
 ) -> None:
     """Refuse a local disk that is too small for what is left to write, or for the budget of it."""
-    needed = sum(one.needed_bytes(workers) for one in begun)
+    needed = sum(work.needed_bytes(workers) for work in works)
     if budget_bytes is not None:
         needed = min(needed, budget_bytes)
     if not store.is_local or not needed:

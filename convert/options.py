@@ -268,7 +268,7 @@ class Slice:
 
     def overrun(self, settings: ConvertSettings) -> list[str]:
         """Return the globs of hosts that have fewer connections than slices run at once."""
-        unasked = {one.hosts for name, one in SOURCES.items() if name not in settings.sources}
+        unasked = {source.hosts for name, source in SOURCES.items() if name not in settings.sources}
         return [
             glob
             for glob in settings.fetch.hosts

@@ -107,8 +107,8 @@ def _loadable(reports: Sequence[ConfigReport]) -> dict[str, Any]:
         if report is loadable[0]:
             config["default"] = True
         configs.append(config)
-        sizes = {split: sum(one.size_bytes for one in made) for split, made in splits.items()}
-        rows = {split: sum(one.rows for one in made) for split, made in splits.items()}
+        sizes = {split: sum(ledger.size_bytes for ledger in made) for split, made in splits.items()}
+        rows = {split: sum(ledger.rows for ledger in made) for split, made in splits.items()}
         total = sum(sizes.values())
         infos.append(
             {

@@ -195,7 +195,12 @@ def _cell(value: Any) -> str:
 
 def _overview(reports: Sequence[ConfigReport]) -> str:
     rows = [
-        (_Own(f"`{report.config}`"), _Own(f"`{split}`"), sum(one.rows for one in made), len(made))
+        (
+            _Own(f"`{report.config}`"),
+            _Own(f"`{split}`"),
+            sum(ledger.rows for ledger in made),
+            len(made),
+        )
         for report in reports
         for split, made in (report.splits or {"train": []}).items()
     ]

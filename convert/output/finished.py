@@ -35,7 +35,7 @@ class ConfigReport:
         cls, config: str, plan: dict[str, Any], found: Iterable[ShardLedger | None]
     ) -> ConfigReport:
         """Return the report of a plan and the ledgers of its shards, None where one is not."""
-        return cls(config, plan, {one.shard: one for one in found if one is not None})
+        return cls(config, plan, {ledger.shard: ledger for ledger in found if ledger is not None})
 
     @property
     def ledgers(self) -> tuple[ShardLedger, ...]:
@@ -64,7 +64,7 @@ class ConfigReport:
         for shard in self.plan["shards"]:
             if shard["name"] in self.by_name:
                 found.setdefault(shard["split"], []).append(self.by_name[shard["name"]])
-        return {split: made for split, made in found.items() if sum(one.rows for one in made)}
+        return {split: made for split, made in found.items() if sum(ledger.rows for ledger in made)}
 
     def planned_files(self, split: str) -> int:
         """Return how many files a split will have."""
@@ -109,7 +109,9 @@ def read_reports(
             continue
         made = [ledger.finished(shard["name"], shard["digest"]) for shard in plan["shards"]]
         names = [shard["name"] for shard in plan["shards"]]
-        unfinished += [f"{config}/{n}" for n, one in zip(names, made, strict=True) if one is None]
+        unfinished += [
+            f"{config}/{n}" for n, finished in zip(names, made, strict=True) if finished is None
+        ]
         if None not in made:
             reports.append(ConfigReport.of(config, plan, made))
     return reports, unfinished

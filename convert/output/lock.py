@@ -56,9 +56,9 @@ def locked(store: Store, config: str, part: Slice | None = None) -> Iterator[Non
         # Not the output's root, where another config's convert may be writing the card.
         folders = (config, ledger.folder) if part is None else ()
         try:
-            for one in folders:
-                store.sweep(one)
+            for folder in folders:
+                store.sweep(folder)
             yield
         finally:
-            for one in folders:
-                store.sweep(one)
+            for folder in folders:
+                store.sweep(folder)

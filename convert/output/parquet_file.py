@@ -192,8 +192,8 @@ class _ImageLists:
         return sum(map(self._images.size_of, value))
 
     def add(self, value: Any) -> None:
-        for one in value:
-            self._images.add(one)
+        for image in value:
+            self._images.add(image)
         self._ends.append(self._ends[-1] + len(value))
 
     def array(self) -> pa.Array:

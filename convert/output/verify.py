@@ -135,7 +135,7 @@ def _shard_faults(
         yield f"{name}: line {_few(strange)} is in its ledger, but not planned here"
     if len(ledger_lines) != len(set(ledger_lines)):
         yield f"{name}: its ledger has a line both as written and as missing"
-    unexplained = set(line_numbers(made.missing_lines)) - {one.line for one in made.missing}
+    unexplained = set(line_numbers(made.missing_lines)) - {entry.line for entry in made.missing}
     if unexplained:
         yield f"{name}: line {_few(sorted(unexplained))} is missing without a reason"
     if made.rows != sum(1 for _ in line_numbers(made.written)):

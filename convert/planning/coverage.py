@@ -135,7 +135,7 @@ def report_index(
             inputs = inputs_of()
         if len(inputs) > 1:
             inputs.append(_all_of(inputs))
-        coverages = tuple(_coverage(one, index) for one in inputs)
+        coverages = tuple(_coverage(given, index) for given in inputs)
         output_photos = 0
         if output is not None and temporary is not None:
             _check_another(output, index.path)
@@ -191,14 +191,14 @@ def _reading(
     with ThreadPoolExecutor(1, thread_name_prefix="pico-banana-records") as pool:
         made = [pool.submit(read, config, copy) for config, copy in copies.items()]
         try:
-            yield lambda: [one.result() for one in made]
+            yield lambda: [future.result() for future in made]
         finally:
             is_left.set()
 
 
 def _all_of(inputs: Sequence[_Inputs]) -> _Inputs:
-    lines = dict.fromkeys((url for one in inputs for url in one.lines), 0)
-    records, bad = sum(one.records for one in inputs), sum(one.bad for one in inputs)
+    lines = dict.fromkeys((url for given in inputs for url in given.lines), 0)
+    records, bad = sum(given.records for given in inputs), sum(given.bad for given in inputs)
     return _Inputs("all", records, bad, lines)
 
 
@@ -328,5 +328,5 @@ def _table(coverages: Sequence[Coverage]) -> Table:
     for name, shown in facts.items():
         table.add_row(shown, *[f"{getattr(coverage, name):,}" for coverage in coverages])
     for tar in sorted({tar for coverage in coverages for tar in coverage.tars}):
-        table.add_row(f"photos in {tar}", *[f"{one.tars.get(tar, 0):,}" for one in coverages])
+        table.add_row(f"photos in {tar}", *[f"{found.tars.get(tar, 0):,}" for found in coverages])
     return table

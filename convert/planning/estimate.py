@@ -108,9 +108,9 @@ def estimate(
         edits = round(plan.records * spec.images_per_record)
         # Within a shard each photo is fetched once; without an ImageID only some sources have it.
         rows = [np.array(shard.rows, np.int64) for shard in plan.shards]
-        inputs = sum(len(np.unique(one[one >= 0])) for one in rows)
+        inputs = sum(len(np.unique(found[found >= 0])) for found in rows)
         if not SOURCES[settings.sources[0]].needs_image_id:
-            inputs += sum(int((one < 0).sum()) for one in rows)
+            inputs += sum(int((found < 0).sum()) for found in rows)
         counts = ((edits, spec.edited_bytes), (inputs, spec.input_bytes))
         for place, (count, size) in zip(places, counts, strict=True):
             images += count

@@ -208,11 +208,11 @@ class _Planner:
         for (line, record, known), row, photo in itertools.zip_longest(candidates, rows, photos):
             self._place(_Found(line, record, known, row, photo), placed)
         for split, places in placed.items():
-            for is_excluded, run in itertools.groupby(places, lambda one: one is None):
+            for is_excluded, run in itertools.groupby(places, lambda place: place is None):
                 if is_excluded:
                     self._leave_out(split, len([*run]))
                 else:
-                    self._put_found(split, [one for one in run if one is not None])
+                    self._put_found(split, [place for place in run if place is not None])
 
     def _check_bad(self, last: BadRecord) -> None:
         if len(self.plan.bad) > _MOST_BAD:
@@ -229,25 +229,25 @@ class _Planner:
         rows = self._index.rows([record.input_url for record in records])
         return rows, self._index.photos(rows)
 
-    def _place(self, one: _Found, placed: dict[str, list[_Found | None]]) -> None:
+    def _place(self, found: _Found, placed: dict[str, list[_Found | None]]) -> None:
         """Decide a good record's fate: filtered, left out, or a place in a split.
 
         One that is excluded takes its place in the cut too, as None.
         """
         plan, selection = self.plan, self._selection
-        number = one.line.number or 0
-        image_id = one.photo.image_id if one.photo else None
+        number = found.line.number or 0
+        image_id = found.photo.image_id if found.photo else None
         for unmatched in self._unmatched.values():
-            unmatched -= {one.record.id, image_id}
-        if not selection.passes_ids(one.record, image_id):
+            unmatched -= {found.record.id, image_id}
+        if not selection.passes_ids(found.record, image_id):
             plan.filtered.append(number)
             return
         self._kept += 1
         if not selection.takes(self._kept - 1):
             plan.left_out.append(number)
             return
-        is_excluded = selection.excludes(one.record, image_id)
-        placed[selection.split(one.record)].append(None if is_excluded else one)
+        is_excluded = selection.excludes(found.record, image_id)
+        placed[selection.split(found.record)].append(None if is_excluded else found)
         if is_excluded:
             plan.left_out.append(number)
 
@@ -267,19 +267,19 @@ class _Planner:
     def _put_found(self, split: str, found: Sequence[_Found]) -> None:
         """Put records of whatever kind into a split's shards."""
         self._count(found)
-        raws = [one.line.raw or b"" for one in found]
+        raws = [taken.line.raw or b"" for taken in found]
         rows = None
         if self._selection.takes_all:
-            self._urls.append(strings_of([one.record.input_url for one in found]))
+            self._urls.append(strings_of([taken.record.input_url for taken in found]))
         else:
-            rows = np.array([_NO_ROW if one.row is None else one.row for one in found])
+            rows = np.array([_NO_ROW if taken.row is None else taken.row for taken in found])
             self.plan.unlisted += int((rows < 0).sum())
         cut = _Cut(
-            np.array([one.line.number for one in found]),
-            np.array([one.line.offset for one in found]),
+            np.array([taken.line.number for taken in found]),
+            np.array([taken.line.offset for taken in found]),
             rows,
             lambda i, j: b"\n".join([*raws[i:j], b""]),
-            {place: one.resolved for place, one in enumerate(found) if one.resolved},
+            {place: taken.resolved for place, taken in enumerate(found) if taken.resolved},
             False,
         )
         self._put(split, cut)
@@ -305,7 +305,7 @@ class _Planner:
     def _count_usual(self, records: pa.RecordBatch) -> None:
         """Count what planned records are, as `_count` does, where none is odd in itself."""
         counts = records["edit_type"].value_counts().to_pylist()
-        self._count_types({one["values"]: one["counts"] for one in counts})
+        self._count_types({counted["values"]: counted["counts"] for counted in counts})
         edited = records["edited"]
         last = values_of(edited.offsets)[1:] - 1
         self._outputs.append(edited.values.take(numbers_of(last)))
@@ -313,15 +313,15 @@ class _Planner:
     def _count(self, found: Sequence[_Found]) -> None:
         """Count what planned records are."""
         odd = self.plan.odd
-        self._count_types(Counter([one.record.edit_type for one in found]))
-        for one in found:
-            for kind in one.record.odd:
+        self._count_types(Counter([taken.record.edit_type for taken in found]))
+        for taken in found:
+            for kind in taken.record.odd:
                 odd[kind] += 1
-            for path in one.record.edited + one.record.rejected:
+            for path in taken.record.edited + taken.record.rejected:
                 if not path.startswith("images/"):
                     odd["unresolved_path"] += 1
                     break
-        self._outputs.append(strings_of([one.record.edited[-1] for one in found]))
+        self._outputs.append(strings_of([taken.record.edited[-1] for taken in found]))
 
     def _count_types(self, types: Mapping[str | None, int]) -> None:
         self.plan.edit_types.update(types)
@@ -338,10 +338,10 @@ class _Planner:
             plan.odd["repeated_output_image"] = repeated
         plan.unmatched = {name: len(left) for name, left in self._unmatched.items() if left}
         made = [
-            (f"{split}-{number:05d}-of-{len(shards):05d}", *one)
+            (f"{split}-{number:05d}-of-{len(shards):05d}", *planned)
             for split in SPLITS
             for shards in [self._splits.get(split, [])]
-            for number, one in enumerate(shards)
+            for number, planned in enumerate(shards)
         ]
         self._find_rows([shard for _, shard, _ in made])
         found = self._photos([shard for _, shard, _ in made])

@@ -62,7 +62,7 @@ class PackedLines(NamedTuple):
 
     def lines(self, begin: int = 0, end: int | None = None) -> Iterator[Line]:
         """Yield the lines from one place to another, in order."""
-        mine = [one[begin:end].tolist() for one in self[:4]]
+        mine = [column[begin:end].tolist() for column in self[:4]]
         for offset, number, start, stop in zip(*mine, strict=True):
             yield line_of(offset, self.text[start:stop], number)
 

@@ -186,7 +186,7 @@ class Publication:
             with ThreadPoolExecutor(_READERS, thread_name_prefix="pico-banana-ledgers") as pool:
                 found = [*pool.map(partial(self._bring_ledger, ledger), names)]
             self._held[config] = {
-                name: one for name, one in zip(names, found, strict=True) if one is not None
+                name: made for name, made in zip(names, found, strict=True) if made is not None
             }
         self._check_public()
 
@@ -275,14 +275,14 @@ class Publication:
     def settle(self, config: str, finished: Sequence[ShardLedger]) -> None:
         """Publish finished shards that are not there yet, and delete files of those that are."""
         ledger = Ledger(self._store, config, self.published)
-        for one in finished:
-            is_local = ledger.is_there(one)
-            if not ledger.is_published(one):
+        for made in finished:
+            is_local = ledger.is_there(made)
+            if not ledger.is_published(made):
                 if self.disk is not None:
-                    self.disk.add(one.size_bytes)
-                self.add(config, one)
+                    self.disk.add(made.size_bytes)
+                self.add(config, made)
             elif is_local and not self._options.keep_local:
-                self._store.delete(ledger.parquet_name(one.shard))
+                self._store.delete(ledger.parquet_name(made.shard))
 
     def bring_back(self, config: str, ledger: ShardLedger) -> None:
         """Bring a shard's Parquet file back into the output, once all others are uploaded."""
@@ -376,8 +376,8 @@ class Publication:
             self.disk.give_back(made.size_bytes)
 
     def _is_due(self) -> bool:
-        size = sum(one.ledger.size_bytes for one in self._batch)
-        waits = any(one.is_needed for one in self._batch) and self.disk is not None
+        size = sum(sent.ledger.size_bytes for sent in self._batch)
+        waits = any(sent.is_needed for sent in self._batch) and self.disk is not None
         is_old = time.monotonic() - self._batch_begun_s >= _COMMIT_S
         is_full = len(self._batch) >= _COMMIT_SHARDS or size >= _COMMIT_BYTES
         return bool(self._batch) and (is_full or is_old or waits)
@@ -388,7 +388,7 @@ class Publication:
         if old is None or new is None:
             return []
         ledger = Ledger(self._store, config)
-        gone = {shard["name"] for shard in old["shards"]} - {one["name"] for one in new["shards"]}
+        gone = {shard["name"] for shard in old["shards"]} - {kept["name"] for kept in new["shards"]}
         paths = [
             of(name) for name in sorted(gone) for of in (ledger.parquet_name, ledger.ledger_name)
         ]
@@ -400,13 +400,13 @@ class Publication:
         if not batch and not is_last:
             return
         held = {config: dict(ledgers) for config, ledgers in self._held.items()}
-        for one in batch:
-            held[one.config][one.ledger.shard] = one.ledger
+        for sent in batch:
+            held[sent.config][sent.ledger.shard] = sent.ledger
         replaced = [path for config in self._wanted for path in self._replaced(config)]
         texts = {
             name: self._store.read(name)
-            for one in batch
-            for name in [Ledger(self._store, one.config).ledger_name(one.ledger.shard)]
+            for sent in batch
+            for name in [Ledger(self._store, sent.config).ledger_name(sent.ledger.shard)]
         }
         if not replaced or is_last:
             # Until the last commit the old card loads the old files.
@@ -416,10 +416,10 @@ class Publication:
             for path, data in texts.items()
             if path not in self.repository.files or not self.repository.files[path].is_of(data)
         }
-        after: dict[str, Any] = {one.addition.path_in_repo: one.ledger.sha256 for one in batch}
+        after: dict[str, Any] = {sent.addition.path_in_repo: sent.ledger.sha256 for sent in batch}
         after |= texts
         operations: list[CommitOperationAdd | CommitOperationDelete] = [
-            *[one.addition for one in batch],
+            *[sent.addition for sent in batch],
             *[CommitOperationAdd(path, data) for path, data in texts.items()],
         ]
         if is_last:
@@ -428,9 +428,9 @@ class Publication:
         if operations:
             self.repository.commit(self._title(batch, held), operations, after)
             self.commits += 1
-        for one in batch:
-            if one.is_needed:
-                self._let_go(one.config, one.ledger)
+        for sent in batch:
+            if sent.is_needed:
+                self._let_go(sent.config, sent.ledger)
         self._held, self._batch = held, []
         if is_last:
             self._plans |= self._wanted
@@ -439,7 +439,9 @@ class Publication:
         """The plans and the card of what will then be held."""
         plans = {config: self._wanted.get(config) or self._plans[config] for config in CONFIGS}
         reports = [
-            ConfigReport.of(config, plan, [held[config].get(one["name"]) for one in plan["shards"]])
+            ConfigReport.of(
+                config, plan, [held[config].get(shard["name"]) for shard in plan["shards"]]
+            )
             for config, plan in plans.items()
             if plan is not None
         ]
@@ -457,7 +459,7 @@ class Publication:
         done = sum(len(held[config]) for config in self._wanted)
         planned = sum(len(plan["shards"]) for plan in self._wanted.values())
         title = f"Add {len(batch):,} files ({min(done, planned):,} of {planned:,})"
-        size = sum(one.ledger.size_bytes for one in batch)
+        size = sum(sent.ledger.size_bytes for sent in batch)
         self._say(f"{self.repository.id}: {title[0].lower()}{title[1:]}, {size / 1e6:,.1f} MB")
         return title
 

@@ -61,19 +61,19 @@ def _check_files(
 ) -> None:
     """Look at every file that will be uploaded, before the first one is."""
     left = [
-        (report, one)
+        (report, ledger)
         for report in reports
-        for one in report.ledgers
-        if not Ledger(store, report.config, publication.published).is_published(one)
+        for ledger in report.ledgers
+        if not Ledger(store, report.config, publication.published).is_published(ledger)
     ]
-    done, total = 0, sum(one.size_bytes for _, one in left)
+    done, total = 0, sum(ledger.size_bytes for _, ledger in left)
     with shown.bytes_bar("checking files") as progress:
-        for report, one in left:
+        for report, ledger in left:
             try:
-                check_file(store, report.config, one, report.plan)
+                check_file(store, report.config, ledger, report.plan)
             except WorkError as error:
                 raise OutputError(str(error), store.root) from None
-            done += one.size_bytes
+            done += ledger.size_bytes
             progress(done, total)
 
 

@@ -324,8 +324,8 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 def _status(error: BaseException) -> int | None:
     """The status of the answer behind an error, None where there was no answer."""
-    for one in _chain(error):
-        status = getattr(getattr(one, "response", None), "status_code", None)
+    for cause in _chain(error):
+        status = getattr(getattr(cause, "response", None), "status_code", None)
         if status is not None:
             return int(status)
     return None
@@ -340,16 +340,16 @@ def _may_pass(error: Exception) -> bool:
     # Xet's client raises RuntimeError for whatever its network does; an answer that is no JSON was
     # cut, or is a gateway's.
     return any(
-        isinstance(one, OSError | RuntimeError | json.JSONDecodeError)
-        or type(one).__module__.startswith(_CLIENTS)
-        for one in _chain(error)
+        isinstance(cause, OSError | RuntimeError | json.JSONDecodeError)
+        or type(cause).__module__.startswith(_CLIENTS)
+        for cause in _chain(error)
     )
 
 
 def _asked_rest_s(error: Exception) -> float:
     """How long the Hub asks to be left alone: Retry-After, or the time of its RateLimit."""
-    for one in _chain(error):
-        headers = getattr(getattr(one, "response", None), "headers", {})
+    for cause in _chain(error):
+        headers = getattr(getattr(cause, "response", None), "headers", {})
         text = str(headers.get("Retry-After", ""))
         found = (
             _RESET.search(str(headers.get("RateLimit", "")))

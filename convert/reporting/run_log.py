@@ -152,11 +152,11 @@ def traffic_tables(traffic: Traffic) -> list[Table]:
     reasons.add_column("reason", no_wrap=True)
     for name in ("again", "missing"):
         reasons.add_column(name, justify="right")
-    for host, one in sorted(traffic.items()):
+    for host, asked in sorted(traffic.items()):
         shown = shown_host(host)
-        hosts.add_row(shown, *_cells(one))
-        for reason in sorted({*one.again, *one.missing}):
-            reasons.add_row(shown, reason, f"{one.again[reason]:,}", f"{one.missing[reason]:,}")
+        hosts.add_row(shown, *_cells(asked))
+        for reason in sorted({*asked.again, *asked.missing}):
+            reasons.add_row(shown, reason, f"{asked.again[reason]:,}", f"{asked.missing[reason]:,}")
     return [hosts, reasons] if reasons.row_count else [hosts]
 
 
@@ -165,14 +165,14 @@ def shown_host(host: str) -> str:
     return escape(printable(_USUAL_PORT.sub(r"\1\2", host)))
 
 
-def _cells(one: HostTraffic) -> list[str]:
-    seconds = (one.duration_s(0.5), one.duration_s(0.99))
+def _cells(traffic: HostTraffic) -> list[str]:
+    seconds = (traffic.duration_s(0.5), traffic.duration_s(0.99))
     return [
-        f"{one.asked:,}",
-        f"{one.got:,}",
-        f"{one.again.total():,}",
-        f"{one.missing.total():,}",
-        f"{one.size_bytes / 1e6:,.1f}",
+        f"{traffic.asked:,}",
+        f"{traffic.got:,}",
+        f"{traffic.again.total():,}",
+        f"{traffic.missing.total():,}",
+        f"{traffic.size_bytes / 1e6:,.1f}",
         *["-" if value is None else f"{value:.3g}" for value in seconds],
-        f"{one.slowed:,}",
+        f"{traffic.slowed:,}",
     ]

@@ -220,7 +220,7 @@ def _work(  # noqa: PLR0913, PLR0917  (what a process is begun with)
                 done.images_missing = tally.missing
 
             writer = ShardWriter(settings, store, fetcher, seen, connection.send, disk)
-            _carry_out(connection, writer)
+            _serve(connection, writer)
             let_go()
         # Everything is reported. Python's own end would only take time, for each worker.
         os._exit(0)
@@ -228,7 +228,7 @@ def _work(  # noqa: PLR0913, PLR0917  (what a process is begun with)
         die_of(ended.number)
 
 
-def _carry_out(connection: Connection, writer: ShardWriter) -> None:
+def _serve(connection: Connection, writer: ShardWriter) -> None:
     """Carry out the tasks that come over the connection, and report over it."""
     pending = 0
     waiting = _receiving(connection)

@@ -49,9 +49,9 @@ class OldShard:
         self._with_row = set(line_numbers(ledger.written))
         self._missing = {entry.line: entry.images for entry in ledger.missing}
         self._marks = {
-            (one["line"], one["url"]): one["mark"]
-            for one in ledger.marks
-            if not one["mark"].startswith("original_")  # held against the list again
+            (mark["line"], mark["url"]): mark["mark"]
+            for mark in ledger.marks
+            if not mark["mark"].startswith("original_")  # held against the list again
         }
         self._rows = self._read()
         runs = (itertools.repeat(way, count) for way, count in ledger.ways)
@@ -101,10 +101,10 @@ class OldShard:
                 stays = self._stays(ref, image) if image else None
                 found.append(stays or self._had(line, ref, kept))
                 continue
-            one = next(came)
-            if image and isinstance(one, Missing):
-                one = one._replace(tries=image["tries"] + one.tries)
-            found.append(one)
+            result = next(came)
+            if image and isinstance(result, Missing):
+                result = result._replace(tries=image["tries"] + result.tries)
+            found.append(result)
         return found
 
     def _before(

@@ -154,8 +154,8 @@ class RayRunner:
     def __exit__(self, *_: object) -> None:
         """End the tasks; what they have not finished leaves no file under its final name."""
         with self._ending:
-            for one in self._under_way:
-                self._ray.cancel(one, force=True)
+            for reference in self._under_way:
+                self._ray.cancel(reference, force=True)
 
     @property
     def traffic(self) -> Traffic:
@@ -174,9 +174,9 @@ class RayRunner:
             PicoBananaError: what a node raised.
             WorkError: a shard's node died again and again.
         """
-        carry_out = self._ray.remote(
-            num_cpus=1, max_retries=_RETRIES, scheduling_strategy="SPREAD"
-        )(_carry_out)
+        remote = self._ray.remote(num_cpus=1, max_retries=_RETRIES, scheduling_strategy="SPREAD")(
+            _on_node
+        )
         waiting = True
         while waiting or self._under_way:
             check()
@@ -187,12 +187,12 @@ class RayRunner:
                 task = next(tasks, None)
                 waiting = task is not None
                 if task is not None:
-                    named = carry_out.options(name=f"{task.config}/{task.shard}")
+                    named = remote.options(name=f"{task.config}/{task.shard}")
                     self._under_way[named.remote(self._shared, task)] = task
             done, _ = self._ray.wait(list(self._under_way), timeout=_TICK_S)
             self._hear()
-            for one in done:
-                yield self._result(one)
+            for reference in done:
+                yield self._result(reference)
             if not done:
                 yield None
 
@@ -250,12 +250,12 @@ class RayRunner:
                 elif self._counted.hear(word):
                     self._say(f"{word.shard} is begun again: its Ray node or process died")
 
-    def _result(self, one: Any) -> ShardLedger:
-        task = self._under_way.pop(one)
+    def _result(self, reference: Any) -> ShardLedger:
+        task = self._under_way.pop(reference)
         shard = f"{task.config}/{task.shard}"
         failures = self._ray.exceptions
         try:
-            ledger, last = self._ray.get(one)
+            ledger, last = self._ray.get(reference)
         except failures.RayError as error:
             cause = getattr(error, "cause", None)
             if isinstance(cause, PicoBananaError):
@@ -356,7 +356,7 @@ class _Worker:
         if self._fetcher is not None:
             self._fetcher.close()
 
-    def carry_out(self, task: ShardTask) -> tuple[ShardLedger, _Word]:
+    def ledger_of(self, task: ShardTask) -> tuple[ShardLedger, _Word]:
         self._check_places(task.config)
         self._shard, self._records = f"{task.config}/{task.shard}", (0, 0, 0)
         self._told.put_nowait(self._word())
@@ -375,7 +375,7 @@ class _Worker:
                 "give an --output that all nodes reach, a shared folder or s3://…"
             )
         places = [settings.cdn] if settings.images == "bytes" else []
-        if gone := [one for one in places if os.path.isabs(one) and not os.path.isdir(one)]:
+        if gone := [place for place in places if os.path.isabs(place) and not os.path.isdir(place)]:
             raise WorkError(f"the folder {gone[0]} is not there on the Ray node {node}")
         try:
             check_open_images(settings)
@@ -401,7 +401,7 @@ class _Worker:
         self._told.put_nowait(_Word(self._name, self._shard, said=text))
 
 
-def _carry_out(shared: _Shared, task: ShardTask) -> tuple[ShardLedger, _Word]:
+def _on_node(shared: _Shared, task: ShardTask) -> tuple[ShardLedger, _Word]:
     """Carry out one shard; called by Ray in a process of a node."""
     worker = _Worker.current
     if worker is None or worker.run != shared.leases:
@@ -409,7 +409,7 @@ def _carry_out(shared: _Shared, task: ShardTask) -> tuple[ShardLedger, _Word]:
             worker.close()
         worker = _Worker.current = _Worker(shared)
     try:
-        return worker.carry_out(task)
+        return worker.ledger_of(task)
     except PicoBananaError:
         raise
     except OSError as error:

@@ -269,8 +269,13 @@ class _Account:
         number = line.number or 0
         if example.missing:
             images = [
-                {"column": column, "url": one.url, "reason": one.reason.value, "tries": one.tries}
-                for column, one in example.missing
+                {
+                    "column": column,
+                    "url": hole.url,
+                    "reason": hole.reason.value,
+                    "tries": hole.tries,
+                }
+                for column, hole in example.missing
             ]
             has_row = example.row is not None
             self._missing.append(MissingEntry(number, record.id, has_row, images))
@@ -283,10 +288,10 @@ class _Account:
         self._edit_types[record.edit_type] += 1
         self._input_sources[example.row["input_source"]] += 1
         self._marks += [
-            {"line": number, "url": one.url, "mark": mark}
-            for one in found
-            if isinstance(one, Fetched)
-            for mark in _marks(one, photo)
+            {"line": number, "url": image.url, "mark": mark}
+            for image in found
+            if isinstance(image, Fetched)
+            for mark in _marks(image, photo)
         ]
 
     def add_linked(
@@ -326,14 +331,14 @@ class _Account:
 
 
 def _counted(values: pa.Array) -> dict[str | None, int]:
-    return {one["values"]: one["counts"] for one in values.value_counts().to_pylist()}
+    return {counted["values"]: counted["counts"] for counted in values.value_counts().to_pylist()}
 
 
-def _marks(one: Fetched, photo: Photo | None) -> list[str]:
+def _marks(image: Fetched, photo: Photo | None) -> list[str]:
     """What is unusual of an image that was kept."""
-    marks = [one.mark]
-    if photo is not None and one.way in SOURCES and SOURCES[one.way].is_original:
-        marks.append(photo.mark_of_original(one.data))
+    marks = [image.mark]
+    if photo is not None and image.way in SOURCES and SOURCES[image.way].is_original:
+        marks.append(photo.mark_of_original(image.data))
     return [mark for mark in marks if mark is not None]
 
 

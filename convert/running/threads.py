@@ -93,7 +93,7 @@ class ThreadRunner:
             PicoBananaError: what a thread raised.
         """
 
-        def carry_out(task: ShardTask) -> ShardLedger:
+        def ledger_of(task: ShardTask) -> ShardLedger:
             (ledger,) = self._writer.carry_out([task])
             return ledger
 
@@ -104,8 +104,8 @@ class ThreadRunner:
                 task = next(tasks, None)
                 waiting = task is not None
                 if task is not None:
-                    begun.add(self._pool.submit(carry_out, task))
+                    begun.add(self._pool.submit(ledger_of, task))
             done, begun = futures.wait(begun, TICK_S, futures.FIRST_COMPLETED)
-            yield from (one.result() for one in done)
+            yield from (future.result() for future in done)
             if not done:
                 yield None

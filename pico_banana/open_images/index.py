@@ -119,7 +119,9 @@ def photo_columns(photos: Sequence[Photo | None]) -> pa.RecordBatch:
     """Return photos as columns named as `Photo`'s fields; None is null in all of them."""
     unknown = [None] * len(Photo._fields)
     columns = [*zip(*(photo or unknown for photo in photos), strict=True)] or [()] * len(unknown)
-    arrays = [pa.array(one, kind) for one, kind in zip(columns, _PHOTO_COLUMNS.types, strict=True)]
+    arrays = [
+        pa.array(values, kind) for values, kind in zip(columns, _PHOTO_COLUMNS.types, strict=True)
+    ]
     return pa.RecordBatch.from_arrays(arrays, schema=_PHOTO_COLUMNS)
 
 

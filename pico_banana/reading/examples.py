@@ -81,14 +81,14 @@ def make_example(
         found[len(record.edited) + 1 :],
     )
     named = zip(image_columns(config, record), found, strict=True)
-    missing = tuple((column, one) for column, one in named if isinstance(one, Missing))
+    missing = tuple((column, hole) for column, hole in named if isinstance(hole, Missing))
     if missing and on_missing == "fail":
         raise _error(record, *missing[0])
     way = input_image.way if isinstance(input_image, Fetched) else None
     if on_missing == "skip":
-        rejected = [one for one in rejected if isinstance(one, Fetched)]
+        rejected = [image for image in rejected if isinstance(image, Fetched)]
         needed = [input_image, *edited]
-        if any(isinstance(one, Missing) for one in needed) or (record.rejected and not rejected):
+        if any(isinstance(need, Missing) for need in needed) or (record.rejected and not rejected):
             return Example(None, missing, way)
     row = {
         "id": record.id,
@@ -136,9 +136,9 @@ def _one(prefix: str, found: Found, name: str | None = None) -> dict[str, Any]:
 
 
 def _many(prefix: str, found: Sequence[Found]) -> dict[str, Any]:
-    singles = [_one(prefix, one) for one in found]
+    singles = [_one(prefix, image) for image in found]
     names = ("image", *[measure.name for measure in MEASURES])
-    return {f"{prefix}_{name}s": [one[f"{prefix}_{name}"] for one in singles] for name in names}
+    return {f"{prefix}_{name}s": [row[f"{prefix}_{name}"] for row in singles] for name in names}
 
 
 def _error(record: Record, column: str, missing: Missing) -> MissingImageError:
@@ -216,7 +216,7 @@ def _addressed(paths: pa.StringArray) -> pa.StructArray:
 def _linked_images(paths: pa.StringArray, links: Links) -> dict[str, pa.Array]:
     names = quoted(paths)
     kinds = {"string": pa.string(), "int32": pa.int32()}
-    unknown = {one.name: pa.nulls(len(paths), kinds[one.kind]) for one in MEASURES}
+    unknown = {measure.name: pa.nulls(len(paths), kinds[measure.kind]) for measure in MEASURES}
     images = _addressed(links.edited(paths, names))
     return {"image": images, **unknown, "url": below(PUBLISHED_BASE, names)}
 
@@ -225,4 +225,4 @@ def _many_linked(prefix: str, paths: pa.ListArray, links: Links) -> dict[str, pa
     """The columns of lists of images; the lists of what is not known keep their length."""
     flat = _linked_images(paths.flatten(), links)
     edges = pc.subtract(paths.offsets, paths.offsets[0])
-    return {f"{prefix}_{n}s": pa.ListArray.from_arrays(edges, one) for n, one in flat.items()}
+    return {f"{prefix}_{n}s": pa.ListArray.from_arrays(edges, values) for n, values in flat.items()}

@@ -166,16 +166,16 @@ class Reader:
             for reading in _merged(ranges):
                 for chunk in _chunks(self._picked(reading)):
                     mine = [picked for picked in chunk if selection.split(picked.record) == split]
-                    known = [one.photo.image_id for one in mine if one.photo is not None]
+                    known = [picked.photo.image_id for picked in mine if picked.photo is not None]
                     for note in prepare_tars(tars, self.settings, known, self._progress):
                         _log.warning("%s", note)
                     begun.extend(mine)
-                    yield [image_refs(one.record, one.photo, sources) for one in mine]
+                    yield [image_refs(picked.record, picked.photo, sources) for picked in mine]
 
         for found in _fetcher(self.settings).in_order(batches()):
             record, photo = begun.popleft()
             example = make_example(self.config, record, photo, found, self.settings.on_missing)
-            missing.update(one.reason.value for _, one in example.missing)
+            missing.update(hole.reason.value for _, hole in example.missing)
             if strict:
                 _refuse_transient(record, example)
             if example.row is not None:
@@ -186,14 +186,14 @@ class Reader:
         """Key and row of each example, without any image's bytes."""
         links, selection = Links(self.settings), Selection(self.settings)
         picked = itertools.chain.from_iterable(map(self._picked, ranges))
-        mine = (one for one in picked if selection.split(one.record) == split)
+        mine = (taken for taken in picked if selection.split(taken.record) == split)
         for chunk in _chunks(mine):
-            records = columns_of([one.record for one in chunk])
-            photos = photo_columns([one.photo for one in chunk])
+            records = columns_of([taken.record for taken in chunk])
+            photos = photo_columns([taken.photo for taken in chunk])
             rows = linked(self.config, records, photos, links).to_pylist()
-            for one, row in zip(chunk, rows, strict=True):
-                assert one.record.line is not None
-                yield one.record.line.offset, row
+            for taken, row in zip(chunk, rows, strict=True):
+                assert taken.record.line is not None
+                yield taken.record.line.offset, row
 
     def _picked(self, reading: Range) -> Iterator[Picked]:
         """The selected records of a range; `ranges` has seen to offset and limit."""
@@ -255,8 +255,8 @@ def _image_id(photo: Photo | None) -> str | None:
 
 def _chunks(found: Iterator[Any]) -> Iterator[list[Any]]:
     chunk: list[Any] = []
-    for one in found:
-        chunk.append(one)
+    for record in found:
+        chunk.append(record)
         if len(chunk) == _CHUNK_RECORDS:
             yield chunk
             chunk = []
@@ -265,14 +265,14 @@ def _chunks(found: Iterator[Any]) -> Iterator[list[Any]]:
 
 
 def _refuse_transient(record: Record, example: Example) -> None:
-    for column, one in example.missing:
-        if one.reason.is_transient:
+    for column, hole in example.missing:
+        if hole.reason.is_transient:
             raise MissingImageError(
-                f"{column} of {record.id} could not be fetched after {one.tries} tries: {one.url} "
-                f"is {one.reason.value} ({one.detail}). Nothing is cached; load again later, or "
-                "use `pico-banana convert`, which continues where it was",
-                one.url,
-                one.reason.value,
+                f"{column} of {record.id} could not be fetched after {hole.tries} tries: "
+                f"{hole.url} is {hole.reason.value} ({hole.detail}). Nothing is cached; load again "
+                "later, or use `pico-banana convert`, which continues where it was",
+                hole.url,
+                hole.reason.value,
             )
 
 

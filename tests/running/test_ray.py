@@ -22,7 +22,7 @@ pytest.importorskip("ray")
 from pico_banana.convert.demo.sample_release import SampleRelease, make_sample_release
 from pico_banana.convert.options import ConvertSettings
 from pico_banana.convert.output.store import Store
-from pico_banana.convert.running.on_ray import _carry_out, _Shared
+from pico_banana.convert.running.on_ray import _on_node, _Shared
 from pico_banana.errors import WorkError
 from pico_banana.hosts.leases import LeaseServer
 from pico_banana.settings import Settings, build_settings
@@ -284,7 +284,7 @@ def test_a_node_that_does_not_see_what_others_see_makes_no_hole(
         settings = build_settings(ConvertSettings, {"cdn": os.fspath(cdn)})
         shutil.rmtree(tmp_path / "cdn")
         shared = _Shared(settings, Store(os.fspath(output)), os.fspath(cdn), None, {})
-        _carry_out(shared, SimpleNamespace(config="sft"))  # type: ignore[arg-type]
+        _on_node(shared, SimpleNamespace(config="sft"))  # type: ignore[arg-type]
 
     with pytest.raises(WorkError, match=r"the output .* is not there on the Ray node"):
         carry_out(tmp_path, release.cdn)
