@@ -86,7 +86,8 @@ def test_a_source_and_a_measure_travel_to_rows_ledgers_card_and_old_shards(
 def test_a_source_and_a_measure_travel_to_plan_links_and_messages(
     release: SampleRelease, cdn: FakeCDN, tmp_path: Path
 ) -> None:
-    ended = changed("plan", "sft", *release_flags(release), "--input-sources", "shelf")
+    words = [*release_flags(release), "--input-sources", "shelf", "--bandwidth", "1Gbit"]
+    ended = changed("plan", "sft", *words)
     assert ended.code == 0, ended.err
     assert "shelf.example" in ended.out  # its host has a budget
     out = tmp_path / "links"
