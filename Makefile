@@ -14,7 +14,7 @@ READ_BACK = .venvs/read-back
 CACHES = HF_HOME="$(CURDIR)/.venv/cache/huggingface" PICO_BANANA_CACHE="$(CURDIR)/.venv/cache/pico_banana"
 unexport HF_DATASETS_CACHE HF_HUB_CACHE HF_MODULES_CACHE HF_TOKEN PYTHONHOME PYTHONPATH
 
-.PHONY: help demo test soak bench lint types versions constraints clean
+.PHONY: help demo test check soak bench lint types versions constraints clean
 
 help:  ## list these tasks
 	@echo 'make TASK [PYTHON=python3.11]; tasks:'
@@ -23,8 +23,11 @@ help:  ## list these tasks
 demo: .venv/runtime.stamp  ## convert the embedded sample release into demo-output, no network needed
 	$(CACHES) .venv/bin/pico-banana demo --output demo-output
 
-test: .venv/dev.stamp  ## the tests, of the soak its short form; ARGS="-k word" adds arguments of pytest
-	$(CACHES) .venv/bin/python -m pytest -n 2 $(ARGS)
+test: .venv/dev.stamp  ## the tests but for those that take long; ARGS="-k word" adds arguments of pytest
+	$(CACHES) .venv/bin/python -m pytest -n 2 -m "not long and not soak" $(ARGS)
+
+check: .venv/dev.stamp  ## all tests, of the soak its short form, with the ten slowest
+	$(CACHES) .venv/bin/python -m pytest -n 2 --durations=10 $(ARGS)
 
 soak: .venv/torch.stamp  ## the long form of the tests that take minutes, with their figures; those with torch, gigabytes
 	$(CACHES) SOAK=long .venv/bin/python -m pytest -m soak --capture=no $(ARGS)
@@ -50,7 +53,7 @@ versions: .venv/dev.stamp  ## on each version in constraints/: read an output wi
 read-back-%: .venvs/datasets-%/reading.stamp
 	@.venvs/datasets-$*/bin/python -I tests/read_back.py $(READ_BACK)/out $(READ_BACK)/expected.json
 
-# The newest version's are part of `make test`.
+# The newest version's are part of `make check`.
 loader-%: .venvs/loader-%/testing.stamp
 	@$(CACHES) .venvs/loader-$*/bin/python -m pytest -q -p no:cacheprovider $(ON_ALL_VERSIONS)
 
