@@ -288,12 +288,8 @@ def regenerate():
     text = README
     for config in CONFIGS:
         old = section(text, f"Columns of {config}")
-        new = re.sub(
-            r"^\| column .*?(?=^\n)",
-            lambda _, of=config: column_table(of),
-            old,
-            flags=re.MULTILINE | re.DOTALL,
-        )
+        rows = re.compile(r"^\| column .*?(?=^\n)", re.MULTILINE | re.DOTALL)
+        new = rows.sub(column_table(config).replace("\\", r"\\"), old)
         text = text.replace(old, new)
     (ROOT / "README.md").write_text(text, encoding="utf-8")
 
