@@ -1,8 +1,9 @@
-"""Conversions on a Ray cluster: two nodes on one machine, all of it on loopback."""
+"""Conversions on a Ray cluster: two nodes at most on one machine, all of it on loopback."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -19,12 +20,13 @@ import pytest
 
 pytest.importorskip("ray")
 
-from pico_banana.convert.demo.sample_release import SampleRelease, make_sample_release
+from pico_banana.convert.demo.sample_release import SampleRelease
 from pico_banana.convert.options import ConvertSettings
 from pico_banana.convert.output.store import Store
 from pico_banana.convert.running.on_ray import _on_node, _Shared
 from pico_banana.errors import WorkError
 from pico_banana.hosts.leases import LeaseServer
+from pico_banana.schema import CONFIGS
 from pico_banana.settings import Settings, build_settings
 from tests.commands import (
     QUICK_FETCH,
@@ -38,20 +40,31 @@ from tests.commands import (
     release_flags,
 )
 from tests.fake_cdn import FakeCDN, status
-from tests.output.test_s3 import BUCKET, fetch
-from tests.output.test_s3 import s3 as s3  # noqa: PLC0414  (a fixture)
+from tests.fake_s3 import BUCKET, fetch
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
 
 # Ray's name for it: on Linux too it makes all of a cluster's servers listen on loopback alone.
 ON_LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_USAGE_STATS_ENABLED": "0"}
 NODE = {"num_cpus": 1, "node_ip_address": "127.0.0.1", "object_store_memory": 80 * 1024**2}
+# Without what watches a cluster: each is a process that takes seconds to start.
+HEAD = {**NODE, "include_dashboard": False, "include_log_monitor": False, "no_monitor": True}
 
+CLUSTER = """
+import json, sys
+from ray.cluster_utils import Cluster
 
-@pytest.fixture(scope="module")
-def release(tmp_path_factory: pytest.TempPathFactory) -> SampleRelease:
-    root = tmp_path_factory.mktemp("release")
-    return make_sample_release(root, sft=40, preference=8, multi_turn=6, size=(48, 32))
+head, other = json.loads(sys.argv[1])
+made = Cluster(initialize_head=True, head_node_args=head)
+print(made.address, flush=True)
+node = None
+for _ in sys.stdin:
+    if node is not None:
+        made.remove_node(node, allow_graceful=False)
+    node = made.add_node(**other)
+    print("done", flush=True)
+made.shutdown()
+"""
 
 
 @pytest.fixture(scope="module")
@@ -62,32 +75,14 @@ def whole(release: SampleRelease, tmp_path_factory: pytest.TempPathFactory) -> P
     return out
 
 
-@pytest.fixture
-def cdn(release: SampleRelease) -> Iterator[FakeCDN]:
-    with FakeCDN(("/cdn", release.cdn)) as server:
-        yield server
-
-
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
-    """A cluster whose processes know nothing of the tests' environment."""
+    """A cluster of one node, whose processes know nothing of the tests' environment."""
     with pytest.MonkeyPatch.context() as patch:
         for name, value in ON_LOOPBACK.items():
             patch.setenv(name, value)
-        code = (
-            "import sys\n"
-            "from ray.cluster_utils import Cluster\n"
-            f"made = Cluster(initialize_head=True, head_node_args={NODE!r})\n"
-            f"node = made.add_node(**{NODE!r})\n"
-            "print(made.address, flush=True)\n"
-            "for _ in sys.stdin:\n"
-            "    made.remove_node(node, allow_graceful=False)\n"
-            f"    node = made.add_node(**{NODE!r})\n"
-            "    print('done', flush=True)\n"
-            "made.shutdown()\n"
-        )
         with subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-c", code],
+            [sys.executable, "-W", "ignore", "-c", CLUSTER, json.dumps([HEAD, NODE])],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -96,16 +91,23 @@ def cluster() -> Iterator[Any]:
             assert process.stdin is not None
             assert process.stdout is not None
 
-            def replace_a_node() -> None:
+            def renew_a_node() -> None:
                 process.stdin.write("\n")
                 process.stdin.flush()
                 assert process.stdout.readline() == "done\n"
 
             address = process.stdout.readline().strip()
             assert address.startswith("127.0.0.1:")
-            yield SimpleNamespace(address=address, replace_a_node=replace_a_node)
+            yield SimpleNamespace(address=address, renew_a_node=renew_a_node)
             process.stdin.close()
             process.wait(60)
+
+
+@pytest.fixture(scope="module")
+def two_nodes(cluster: Any) -> Any:
+    """The cluster, with a second node from now on."""
+    cluster.renew_a_node()
+    return cluster
 
 
 @pytest.fixture(autouse=True)
@@ -116,8 +118,8 @@ def on_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def command(release: SampleRelease, out: Path | str, *words: Any, cdn: FakeCDN | None = None):
     place = f"{cdn.url}/cdn" if cdn else None
-    sizes = ("--records-per-shard", "5", "--output", out)
-    return ["convert", "all", *release_flags(release, place), *sizes, *words]
+    sizes = ("--limit", "12", "--records-per-shard", "5")  # 8 shards in all
+    return ["convert", "all", *release_flags(release, place), *sizes, "--output", out, *words]
 
 
 def by_ray(cluster: Any) -> list[str]:
@@ -127,41 +129,42 @@ def by_ray(cluster: Any) -> list[str]:
 # ---- the same bytes ----------------------------------------------------------------------------
 
 
-def test_ray_workers_and_slices_give_the_same_bytes(
+def test_a_cluster_gives_the_bytes_of_a_local_worker(
     cluster: Any, release: SampleRelease, whole: Path, tmp_path: Path
 ) -> None:
-    for name, words in (("four", ["--workers", "4"]), ("ray", by_ray(cluster))):
-        ended = pico_banana(*command(release, tmp_path / name, *words))
-        assert ended.code == 0, ended.err
-        assert "(raylet)" not in ended.out
-        assert "12 shards made, 0 kept" in ended.out
-        assert digests(tmp_path / name) == digests(whole)
-    for config in ("sft", "preference", "multi_turn"):
-        assert ledgers(tmp_path / "ray", config) == ledgers(whole, config)
-    for number, words in enumerate([by_ray(cluster), [], []]):
+    ended = pico_banana(*command(release, tmp_path / "out", *by_ray(cluster)))
+    assert ended.code == 0, ended.err
+    assert "(raylet)" not in ended.out
+    assert "8 shards made, 0 kept" in ended.out
+    assert digests(tmp_path / "out") == digests(whole)
+    for config in CONFIGS:
+        assert ledgers(tmp_path / "out", config) == ledgers(whole, config)
+
+
+@pytest.mark.long
+def test_slices_may_be_made_by_ray_or_not(
+    two_nodes: Any, release: SampleRelease, whole: Path, tmp_path: Path
+) -> None:
+    for number, words in enumerate([by_ray(two_nodes), [], []]):
         part = ("--slice", f"{number}/3")
-        assert pico_banana(*command(release, tmp_path / "slices", *part, *words)).code == 0
-    assert pico_banana("finish", tmp_path / "slices").code == 0
-    assert digests(tmp_path / "slices") == digests(whole)
+        assert pico_banana(*command(release, tmp_path / "out", *part, *words)).code == 0
+    assert pico_banana("finish", tmp_path / "out").code == 0
+    assert digests(tmp_path / "out") == digests(whole)
 
 
+@pytest.mark.long
 def test_outputs_on_s3_are_the_same_too(
-    cluster: Any, release: SampleRelease, whole: Path, s3: Any, tmp_path: Path
+    two_nodes: Any, release: SampleRelease, whole: Path, s3: Any, tmp_path: Path
 ) -> None:
     # The cluster was begun before there was an AWS_ENDPOINT_URL: the run carries it there.
     out = f"s3://{BUCKET}"
-    for name, words in (
-        ("one", ["--workers", "1"]),
-        ("four", ["--workers", "4"]),
-        ("ray", by_ray(cluster)),
-    ):
-        ended = pico_banana(*command(release, f"{out}/{name}", *words))
+    assert pico_banana(*command(release, f"{out}/ray", *by_ray(two_nodes))).code == 0
+    for number, words in enumerate([by_ray(two_nodes), ["--workers", "4"]]):
+        part = ("--slice", f"{number}/2")
+        ended = pico_banana(*command(release, f"{out}/slices", *part, *words))
         assert ended.code == 0, ended.err
-    for number, words in enumerate([by_ray(cluster), [], []]):
-        part = ("--slice", f"{number}/3")
-        assert pico_banana(*command(release, f"{out}/slices", *part, *words)).code == 0
     assert pico_banana("finish", f"{out}/slices").code == 0
-    for name in ("one", "four", "ray", "slices"):
+    for name in ("ray", "slices"):
         fetch(s3, tmp_path / name, f"{name}/")
         assert digests(tmp_path / name) == digests(whole)
 
@@ -169,11 +172,14 @@ def test_outputs_on_s3_are_the_same_too(
 # ---- nodes that die ----------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_a_node_that_dies_in_the_middle_costs_no_byte(
-    cluster: Any, release: SampleRelease, whole: Path, cdn: FakeCDN, tmp_path: Path
+    two_nodes: Any, release: SampleRelease, whole: Path, cdn: FakeCDN, tmp_path: Path
 ) -> None:
     cdn.hold("*/images/*")
-    words = [*quick_settings(tmp_path), *by_ray(cluster)]
+    # The other node's requests wait as long as a new node takes to start.
+    patient = quick_settings(tmp_path, fetch={**QUICK_FETCH, "read_timeout_s": 60})
+    words = [*patient, *by_ray(two_nodes)]
     run = subprocess.Popen(
         arguments_of(*command(release, tmp_path / "out", *words, cdn=cdn)),
         stdout=subprocess.PIPE,
@@ -183,12 +189,12 @@ def test_a_node_that_dies_in_the_middle_costs_no_byte(
     )
     # Five edits of a shard of sft: each node is at work.
     cdn.wait_for_request("*/images/*", n=10, timeout_s=60)
-    cluster.replace_a_node()
+    two_nodes.renew_a_node()
     cdn.release()
     told, said = run.communicate(timeout=120)
     assert run.returncode == 0, said
     assert "is begun again: its Ray node or process died" in said
-    assert "12 shards made, 0 kept" in told
+    assert "8 shards made, 0 kept" in told
     assert "(raylet)" not in told  # Ray's own words are no results
     assert digests(tmp_path / "out") == digests(whole)
     assert pico_banana("verify", tmp_path / "out").code == 0
@@ -197,10 +203,11 @@ def test_a_node_that_dies_in_the_middle_costs_no_byte(
     assert 1 <= sum(asked.values()) - len(asked) <= 5
 
 
+@pytest.mark.long
 def test_ctrl_c_ends_the_run_and_it_goes_on(
-    cluster: Any, release: SampleRelease, whole: Path, cdn: FakeCDN, tmp_path: Path
+    two_nodes: Any, release: SampleRelease, whole: Path, cdn: FakeCDN, tmp_path: Path
 ) -> None:
-    words = [*quick_settings(tmp_path), *by_ray(cluster)]
+    words = [*quick_settings(tmp_path), *by_ray(two_nodes)]
     cdn.delay_s = 0.02
     run = subprocess.Popen(
         arguments_of(*command(release, tmp_path / "out", *words, cdn=cdn)),
@@ -224,25 +231,28 @@ def test_ctrl_c_ends_the_run_and_it_goes_on(
 # ---- hosts -------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_a_hosts_budget_holds_for_the_whole_cluster(
-    cluster: Any, release: SampleRelease, cdn: FakeCDN, tmp_path: Path
+    two_nodes: Any, release: SampleRelease, cdn: FakeCDN, tmp_path: Path
 ) -> None:
     hosts = {"127.0.0.1": {"connections": 3}}
     settings = quick_settings(tmp_path, fetch={**QUICK_FETCH, "hosts": hosts})
     cdn.delay_s = 0.02
-    ended = pico_banana(*command(release, tmp_path / "out", *settings, *by_ray(cluster), cdn=cdn))
+    ended = pico_banana(*command(release, tmp_path / "out", *settings, *by_ray(two_nodes), cdn=cdn))
     assert ended.code == 0, ended.err
     assert cdn.peak("*/images/*") == 3
     (asked,) = [line for line in ended.err.splitlines() if line.startswith("http://127.0.0.1")][:1]
     assert f" {cdn.count('*/images/*')} " in asked
 
 
+@pytest.mark.long
 def test_what_is_missing_is_accounted_for(
-    cluster: Any, release: SampleRelease, whole: Path, cdn: FakeCDN, tmp_path: Path
+    two_nodes: Any, release: SampleRelease, whole: Path, cdn: FakeCDN, tmp_path: Path
 ) -> None:
-    failing = sorted((release.cdn / "images/positive-edit").glob("*.png"))[3].name
+    lines = (release.cdn / "jsonl/sft.jsonl").read_text(encoding="utf-8").splitlines()
+    failing = os.path.basename(json.loads(lines[3])["output_image"])
     cdn.fail(f"*/{failing}", forever=status(500))
-    words = [*quick_settings(tmp_path), *by_ray(cluster)]
+    words = [*quick_settings(tmp_path), *by_ray(two_nodes)]
     ended = pico_banana(*command(release, tmp_path / "out", *words, cdn=cdn))
     assert ended.code == 1
     assert "examples with missing images" in ended.out

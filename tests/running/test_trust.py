@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import ctypes
+import itertools
 import json
 import os
 import random
@@ -24,27 +25,17 @@ import psutil
 import pytest
 from PIL import Image
 
-from pico_banana.convert.demo.sample_release import SampleRelease, make_sample_release
+from pico_banana.convert.demo.sample_release import SampleRelease
 from pico_banana.convert.output.store import Store
 from pico_banana.errors import OutputError, PicoBananaError
 from tests.commands import arguments_of, digests, ledgers, pico_banana, release_flags
 from tests.fake_cdn import FakeCDN
+from tests.fake_s3 import BUCKET
 
-SFT = 60
+SFT = 70
 GO_ON = "run the same command again to continue"
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 BEGUN = "*/images/positive-edit/*"
-
-
-@pytest.fixture(scope="module")
-def release(tmp_path_factory: pytest.TempPathFactory) -> SampleRelease:
-    return make_sample_release(tmp_path_factory.mktemp("release"), sft=SFT, size=(96, 64))
-
-
-@pytest.fixture
-def cdn(release: SampleRelease) -> Iterator[FakeCDN]:
-    with FakeCDN(("/cdn", release.cdn)) as server:
-        yield server
 
 
 def command(release: SampleRelease, cdn: FakeCDN, out: Path | str, *words: Any) -> list[str]:
@@ -93,8 +84,13 @@ def stub_that_waits(folder: Path, name: str) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join([os.fspath(folder), os.getcwd()])}
 
 
-@pytest.mark.parametrize("sent", CODES)
-@pytest.mark.parametrize("library", ["typer", "rich"])
+@pytest.mark.parametrize(
+    ("library", "sent"),
+    [
+        ("typer", signal.SIGINT),
+        *[("rich", sent) for sent in CODES],
+    ],
+)
 def test_a_signal_while_python_imports_is_no_traceback(
     release: SampleRelease, cdn: FakeCDN, tmp_path: Path, sent: int, library: str
 ) -> None:
@@ -111,8 +107,18 @@ def test_a_signal_while_python_imports_is_no_traceback(
     assert "Traceback" not in said
 
 
-@pytest.mark.parametrize("sent", CODES)
-@pytest.mark.parametrize("are_stopped", [False, True], ids=["", "stopped"])
+@pytest.mark.parametrize(
+    ("sent", "are_stopped"),
+    [
+        (signal.SIGINT, False),
+        (signal.SIGTERM, True),
+        *[
+            pytest.param(sent, are_stopped, marks=pytest.mark.long)
+            for sent, are_stopped in itertools.product(CODES, (False, True))
+            if (sent, are_stopped) not in {(signal.SIGINT, False), (signal.SIGTERM, True)}
+        ],
+    ],
+)
 def test_a_run_ends_within_5_seconds_whatever_its_workers_do(
     release: SampleRelease, cdn: FakeCDN, tmp_path: Path, sent: int, are_stopped: bool
 ) -> None:
@@ -200,6 +206,7 @@ def test_an_end_that_is_swallowed_comes_all_the_same() -> None:
     assert said.strip() == "so long"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("seed", range(4))
 def test_interrupted_at_any_moment_and_continued(
     release: SampleRelease, cdn: FakeCDN, tmp_path: Path, seed: int
@@ -207,11 +214,12 @@ def test_interrupted_at_any_moment_and_continued(
     rng = random.Random(seed)
     out = tmp_path / "out"
     words = command(release, cdn, out, "--workers", "3")
-    cdn.delay_s = 0.02
     run = start(words, start_new_session=True)
-    try:
-        run.wait(rng.uniform(0.3, 4))
-    except subprocess.TimeoutExpired:
+    until = rng.randrange(1, SFT + 5)  # requests: the first ones are for JSONL and manifest
+    while run.poll() is None and cdn.count() < until:
+        with contextlib.suppress(TimeoutError):
+            cdn.wait_for_request(n=until, timeout_s=0.1)
+    if run.poll() is None:
         os.killpg(run.pid, rng.choice([*CODES]))  # as a terminal does it: to all of them
     _, said = run.communicate(timeout=30)
     # After the last word Python's own end has begun, where a signal acts by itself.
@@ -225,41 +233,31 @@ def test_interrupted_at_any_moment_and_continued(
     assert pico_banana("verify", out).code == 0
 
 
+@pytest.mark.long
 def test_an_upload_that_is_broken_off_is_taken_back(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    s3: Any, own_release: SampleRelease, tmp_path: Path
 ) -> None:
     """An unfinished upload would cost its owner for ever, and no listing shows it."""
-    boto3 = pytest.importorskip("boto3")
-    server = pytest.importorskip("moto.server").ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    server.start()
-    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://{}:{}".format(*server.get_host_and_port()))
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "testing")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    client = boto3.client("s3")
-    client.create_bucket(Bucket="uploads")
     # A row group of 64 MiB is full after 17 of these, and begins the upload.
-    release = make_sample_release(tmp_path / "release", sft=20, size=(96, 64))
     noise = tmp_path / "noise.png"
-    Image.frombytes("RGB", (1400, 1000), random.Random(1).randbytes(4_200_000)).save(noise)
-    for path in release.cdn.glob("images/positive-edit/*.png"):
+    picture = Image.frombytes("RGB", (1400, 1000), random.Random(1).randbytes(4_200_000))
+    picture.save(noise, compress_level=0)
+    for path in own_release.cdn.glob("images/positive-edit/*.png"):
         path.unlink()
         os.link(noise, path)
-    with FakeCDN(("/cdn", release.cdn)) as cdn:
-        cdn.hold(edited(release, 19))
-        words = command(release, cdn, "s3://uploads/out", "--records-per-shard", "20")
-        run = start(words)
-        while PARQUET not in uploads(client):
+    with FakeCDN(("/cdn", own_release.cdn)) as cdn:
+        cdn.hold(edited(own_release, 19))
+        words = command(own_release, cdn, f"s3://{BUCKET}/out", "--limit", "20", "--workers", "1")
+        run = start([*words, "--records-per-shard", "20"])
+        while PARQUET not in uploads(s3):
             assert run.poll() is None
             time.sleep(0.02)
         run.send_signal(signal.SIGTERM)
         _, said = run.communicate(timeout=30)
-    left = uploads(client)
-    files = [entry["Key"] for entry in client.list_objects_v2(Bucket="uploads")["Contents"]]
-    server.stop()
+    files = [entry["Key"] for entry in s3.list_objects_v2(Bucket=BUCKET)["Contents"]]
     assert run.returncode == 143, said
     assert GO_ON in said
-    assert left == []
+    assert uploads(s3) == []
     assert PARQUET not in files
 
 
@@ -268,7 +266,7 @@ PARQUET = "out/sft/train-00000-of-00001.parquet"
 
 def uploads(client: Any) -> list[str]:
     """What is being uploaded, or was left so."""
-    found = client.list_multipart_uploads(Bucket="uploads")
+    found = client.list_multipart_uploads(Bucket=BUCKET)
     return [one["Key"] for one in found.get("Uploads", [])]
 
 
@@ -359,14 +357,21 @@ def test_an_output_that_is_deleted_underneath_is_noticed_and_not_begun_again(
     cdn.release()
     _, said = run.communicate(timeout=60)
     assert run.returncode == 1
-    assert f"{out}/sft/train-00002-of-00006.parquet cannot be written: its folder is gone" in said
+    assert f"{out}/sft/train-00002-of-00007.parquet cannot be written: its folder is gone" in said
     assert "Bring it back" in said
     assert "Traceback" not in said
     assert not list(out.glob("**/*.parquet"))
     assert not (out / "README.md").exists()
 
 
-@pytest.mark.parametrize("what", ["", "sft", "_ledger/sft"])
+@pytest.mark.parametrize(
+    "what",
+    [
+        "",
+        pytest.param("sft", marks=pytest.mark.long),
+        pytest.param("_ledger/sft", marks=pytest.mark.long),
+    ],
+)
 def test_what_was_moved_away_and_comes_back_goes_on(
     release: SampleRelease,
     cdn: FakeCDN,
@@ -398,7 +403,7 @@ def test_permission_that_is_lost_underneath_is_named(
     _, said = run.communicate(timeout=60)
     writable(out, is_so=True)
     assert run.returncode == 1
-    assert f"{out}/sft/train-00002-of-00006.parquet cannot be written: [Errno 13]" in said
+    assert f"{out}/sft/train-00002-of-00007.parquet cannot be written: [Errno 13]" in said
     assert "What is finished stays finished" in said
     assert "Traceback" not in said
     went_on(release, cdn, out, before)
@@ -416,7 +421,7 @@ def test_a_disk_that_is_full_in_the_middle_is_named(
     cdn.release()
     _, said = run.communicate(timeout=60)
     assert run.returncode == 1
-    assert f"{out}/sft/train-00002-of-00006.parquet cannot be written: [Errno 27]" in said
+    assert f"{out}/sft/train-00002-of-00007.parquet cannot be written: [Errno 27]" in said
     assert "Traceback" not in said
     assert not list(out.glob("**/*.tmp"))
     went_on(release, cdn, out, before)
@@ -448,6 +453,7 @@ cp -r "$OUT" "$AFTER"
 """
 
 
+@pytest.mark.long
 @pytest.mark.skipif(shutil.which("unshare") is None, reason="needs unshare, which is Linux'")
 def test_a_disk_of_its_own_is_full(release: SampleRelease, cdn: FakeCDN, tmp_path: Path) -> None:
     """In name spaces of its own, for which no privilege is needed where the system allows it."""
@@ -469,7 +475,7 @@ def test_a_disk_of_its_own_is_full(release: SampleRelease, cdn: FakeCDN, tmp_pat
     cdn.release()
     told, said = run.communicate(timeout=60)
     assert told == "ended with 1\n"
-    assert f"{out}/sft/train-00002-of-00006.parquet cannot be written: [Errno 28]" in said
+    assert f"{out}/sft/train-00002-of-00007.parquet cannot be written: [Errno 28]" in said
     assert "What is finished stays finished" in said
     assert "Traceback" not in said
     assert finished(before).items() <= finished(after).items()
@@ -545,11 +551,11 @@ def test_what_a_file_system_says_is_shown_without_secrets(call: str) -> None:
 
 
 def test_a_flickr_original_that_is_another_than_the_listed_one_is_kept_and_marked(
-    release: SampleRelease, tmp_path: Path
+    own_release: SampleRelease, tmp_path: Path
 ) -> None:
-    with open(release.metadata_csv, encoding="utf-8", newline="") as file:
+    with open(own_release.metadata_csv, encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    lines = (release.cdn / "jsonl/sft.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = (own_release.cdn / "jsonl/sft.jsonl").read_text(encoding="utf-8").splitlines()
     urls = list(dict.fromkeys(json.loads(line)["open_image_input_url"] for line in lines))
     changes = {
         urls[0]: {"OriginalSize": "5"},
@@ -563,19 +569,19 @@ def test_a_flickr_original_that_is_another_than_the_listed_one_is_kept_and_marke
         writer.writerows({**row, **changes.get(row["OriginalURL"], {})} for row in rows)
 
     def marks(name: str, photos: Path, *words: str) -> list[tuple[str, str]]:
-        flags = ["--cdn", release.cdn, "--open-images-metadata", photos, "--input-sources"]
-        flags += ["flickr", "--mirrors", f"*.staticflickr.com={release.flickr}/{{host}}"]
+        flags = ["--cdn", own_release.cdn, "--open-images-metadata", photos, "--input-sources"]
+        flags += ["flickr", "--mirrors", f"*.staticflickr.com={own_release.flickr}/{{host}}"]
         ended = pico_banana("convert", "sft", *flags, *words, "--output", tmp_path / name)
         assert ended.code in (0, 1), ended.err
         (ledger,) = ledgers(tmp_path / name, "sft")
         return [(mark["url"], mark["mark"]) for mark in ledger["marks"]]
 
-    assert marks("as listed", release.metadata_csv) == []
+    assert marks("as listed", own_release.metadata_csv) == []
     size, md5 = (urls[0], "original_size_differs"), (urls[2], "original_md5_differs")
     of_each = SFT // len(urls)
     assert marks("another", listed) == [size] * of_each + [md5] * of_each
     # Images that are taken from a shard that is made anew have the same marks.
-    absent = release.cdn / json.loads(lines[1])["output_image"]
+    absent = own_release.cdn / json.loads(lines[1])["output_image"]
     absent.rename(tmp_path / "away")
     try:
         marks("again", listed)
