@@ -1,7 +1,6 @@
 """A photo's URL leads to its ImageID and attribution, by an index that is made once."""
 
 import base64
-import csv
 import gzip
 import hashlib
 import itertools
@@ -22,38 +21,9 @@ from pico_banana.open_images.index import Index, Photo, is_image_id, open_index
 from pico_banana.open_images.make_index import _key, keys_of
 from tests.commands import pico_banana
 from tests.fake_cdn import FakeCDN
+from tests.image_list import COLUMNS, row, write
 
-COLUMNS = (
-    "ImageID", "Subset", "OriginalURL", "OriginalLandingURL", "License", "AuthorProfileURL",
-    "Author", "Title", "OriginalSize", "OriginalMD5", "Thumbnail300KURL", "Rotation",
-)  # fmt: skip
 PHOTO = "https://farm5.staticflickr.com/4012/4300123456_0a1b2c3d4e_o.jpg"
-
-
-def row(number, url, **changes):
-    return {
-        "ImageID": f"{number:016x}",
-        "Subset": "train",
-        "OriginalURL": url,
-        "OriginalLandingURL": f"https://www.flickr.com/photos/somebody/{number}",
-        "License": "https://creativecommons.org/licenses/by/2.0/",
-        "AuthorProfileURL": "https://www.flickr.com/people/somebody/",
-        "Author": "Somebody",
-        "Title": f"Photo {number}",
-        "OriginalSize": "1000",
-        "OriginalMD5": "1B2M2Y8AsgTpgAmY7PhCfg==",
-        "Thumbnail300KURL": "",
-        "Rotation": "0.0",
-        **changes,
-    }
-
-
-def write(path, rows, columns=COLUMNS):
-    with open(path, "w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, columns, extrasaction="ignore")
-        writer.writeheader()
-        writer.writerows(rows)
-    return str(path)
 
 
 def indexed(path, rows):
