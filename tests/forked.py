@@ -31,9 +31,12 @@ CONTEXT.set_forkserver_preload(
 _TIMEOUT_S = 120
 
 
-def process(function: Callable[..., object], *given: Any) -> BaseProcess:
+def process(
+    function: Callable[..., object], *given: Any, cwd: str | os.PathLike[str] = ""
+) -> BaseProcess:
     """A process, not yet started, that calls a function, in the environment of now."""
-    return CONTEXT.Process(target=_call, args=(dict(os.environ), os.getcwd(), function, given))
+    where = os.path.abspath(cwd)
+    return CONTEXT.Process(target=_call, args=(dict(os.environ), where, function, given))
 
 
 def _call(
@@ -58,39 +61,54 @@ class Ended:
 
 
 class Script:
-    """A script that runs, as `python -W ignore FILE WORDS...` would."""
+    """A script that runs, as `python -W ignore FILE WORDS...` would.
 
-    def __init__(self, path: str | os.PathLike[str], *words: str | os.PathLike[str]) -> None:
-        self._files = tempfile.TemporaryDirectory()
-        given = tuple(map(os.fspath, (path, *words)))
-        self.process = process(_run_script, given, *self._paths())
+    Args:
+        script: its code, or the path of its file.
+    """
+
+    def __init__(
+        self,
+        script: str | Path,
+        *words: str | os.PathLike[str],
+        cwd: str | os.PathLike[str] = "",
+    ) -> None:
+        self._folder = tempfile.TemporaryDirectory()
+        self._out, self._err, path = (
+            Path(self._folder.name, name) for name in ("out", "err", "script.py")
+        )
+        if isinstance(script, str):
+            path.write_text(script, encoding="utf-8")
+        else:
+            path = script
+        argv = [os.fspath(path), *map(os.fspath, words)]
+        self.process = process(_run_script, argv, self._out, self._err, cwd=cwd)
         self.process.start()
-
-    def _paths(self) -> tuple[Path, Path]:
-        return Path(self._files.name, "out"), Path(self._files.name, "err")
 
     def ended(self) -> Ended:
         """Wait for its end."""
         self.process.join(_TIMEOUT_S)
         code = self.process.exitcode
         self.process.kill()
-        out, err = (path.read_text(encoding="utf-8") for path in self._paths())
-        self._files.cleanup()
+        out, err = (path.read_text(encoding="utf-8") for path in (self._out, self._err))
+        self._folder.cleanup()
         assert code is not None, f"it did not end: {err}"
         return Ended(code, out, err)
 
 
-def _run_script(words: Sequence[str], out: Path, err: Path) -> None:
+def _run_script(argv: Sequence[str], out: Path, err: Path) -> None:
     for number, path in ((1, out), (2, err)):
         file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(file, number)
         os.close(file)
     warnings.simplefilter("ignore")
-    sys.argv[:] = words
-    sys.path.insert(0, os.path.dirname(words[0]))
-    runpy.run_path(words[0], run_name="__main__")
+    sys.argv[:] = argv
+    sys.path.insert(0, os.path.dirname(argv[0]))
+    runpy.run_path(argv[0], run_name="__main__")
 
 
-def run_script(path: str | os.PathLike[str], *words: str | os.PathLike[str]) -> Ended:
+def run_script(
+    script: str | Path, *words: str | os.PathLike[str], cwd: str | os.PathLike[str] = ""
+) -> Ended:
     """Run a script to its end."""
-    return Script(path, *words).ended()
+    return Script(script, *words, cwd=cwd).ended()

@@ -4,8 +4,6 @@ import ast
 import json
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -21,6 +19,7 @@ from pico_banana.schema import CONFIGS, EDIT_CATEGORIES, columns, slug_of
 from pico_banana.settings import Settings, build_settings
 from tests import test_house
 from tests.commands import pico_banana, release_flags
+from tests.forked import run_script
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -258,11 +257,9 @@ def test_converted_and_loaded_snippets_are_shown_with_their_output():
 
 @pytest.mark.parametrize(("snippet", "printed"), printing())
 def test_snippets_print_what_the_readme_says(demo, snippet, printed):
-    ran = subprocess.run(
-        [sys.executable, "-c", snippet], capture_output=True, text=True, cwd=demo, check=False
-    )
-    assert ran.returncode == 0, ran.stderr
-    assert ran.stdout == printed
+    ran = run_script(snippet, cwd=demo)
+    assert ran.code == 0, ran.err
+    assert ran.out == printed
 
 
 def messages():

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import csv
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import datasets
@@ -14,6 +12,7 @@ import pytest
 
 from pico_banana.convert.demo.sample_release import SampleRelease, make_sample_release
 from tests.commands import pico_banana, release_flags, rows
+from tests.forked import run_script
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 MOST_LINES = 45
@@ -25,24 +24,18 @@ def release(tmp_path_factory: pytest.TempPathFactory) -> SampleRelease:
     return make_sample_release(root, sft=24, preference=8, size=(96, 64))
 
 
-@pytest.fixture
-def output(release: SampleRelease, tmp_path: Path) -> Path:
-    out = tmp_path / "out"
+@pytest.fixture(scope="module")
+def output(release: SampleRelease, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("output") / "out"
     flags = [*release_flags(release), "--output", out]
     assert pico_banana("convert", "sft", "preference", *flags).code == 0
     return out
 
 
 def run(name: str, *words: str | Path) -> str:
-    ended = subprocess.run(
-        [sys.executable, "-W", "ignore", EXAMPLES / name, *words],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert ended.returncode == 0, ended.stderr
-    return ended.stdout
+    ended = run_script(EXAMPLES / name, *words)
+    assert ended.code == 0, ended.err
+    return ended.out
 
 
 def test_files_and_a_table_for_diffsynth(output: Path, tmp_path: Path) -> None:

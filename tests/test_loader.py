@@ -26,6 +26,7 @@ from pico_banana.schema import CONFIGS
 from tests import fake_cdn
 from tests.commands import QUICK_FETCH, pico_banana, quick_settings, release_flags, rows
 from tests.fake_cdn import FakeCDN
+from tests.forked import Script, run_script
 from tests.make_read_back import check_bytes
 
 ROOT = Path(__file__).parents[1]
@@ -405,18 +406,15 @@ def test_a_load_that_is_killed_is_whole_the_next_time(
     release: SampleRelease, cdn: FakeCDN, tmp_path: Path
 ) -> None:
     words = [f"{cdn.url}/cdn", os.fspath(release.open_images), os.fspath(release.metadata_csv)]
-    command = [sys.executable, "-c", SCRIPT, *words, os.fspath(tmp_path / "cache")]
     cdn.hold("*/images/*")
-    run = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    first = Script(SCRIPT, *words, tmp_path / "cache")
     cdn.wait_for_request("*/images/*", n=5)
-    run.send_signal(signal.SIGKILL)
-    run.communicate(timeout=30)
+    first.process.kill()
+    assert first.ended().code == -signal.SIGKILL
     cdn.release()
-    ended = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
-    )
-    assert ended.returncode == 0, ended.stderr
-    assert ended.stdout.split() == [str(release.good["sft"])]
+    ended = run_script(SCRIPT, *words, tmp_path / "cache")
+    assert ended.code == 0, ended.err
+    assert ended.out.split() == [str(release.good["sft"])]
 
 
 def run(code: str, *words: str, cwd: Path = ROOT, flags: tuple[str, ...] = ()) -> str:
@@ -463,7 +461,8 @@ pico_banana_400k.unregister()
 
 
 def test_one_wrapping_whatever_the_order_of_imports() -> None:
-    run(REGISTRATION)
+    ended = run_script(REGISTRATION)
+    assert ended.code == 0, ended.err
 
 
 UNKNOWN = """
@@ -485,7 +484,8 @@ pico_banana_400k.unregister()
 
 @pytest.mark.parametrize("gone", [True, False])
 def test_a_library_that_cannot_be_told_is_left_alone(*, gone: bool) -> None:
-    run(UNKNOWN.format(gone=gone))
+    ended = run_script(UNKNOWN.format(gone=gone))
+    assert ended.code == 0, ended.err
 
 
 FOLDER = """
@@ -501,8 +501,8 @@ def test_the_name_wins_over_a_folder_of_that_name(release: SampleRelease, tmp_pa
     folder = tmp_path / "pico_banana_400k"
     folder.mkdir()
     (folder / "data.csv").write_text("a\n1\n2\n", encoding="utf-8")
-    printed = run(FOLDER, json.dumps(arguments(release, limit=5)), cwd=tmp_path)
-    assert printed.split() == ["5", "2"]
+    ended = run_script(FOLDER, json.dumps(arguments(release, limit=5)), cwd=tmp_path)
+    assert ended.out.split() == ["5", "2"], ended.err
 
 
 AS_SCRIPT = """

@@ -25,15 +25,10 @@ from pico_banana.release.records import BadRecord, Record
 from pico_banana.release.selection import SPLITS, split_of
 from pico_banana.schema import CONFIGS, EDIT_TYPES
 from pico_banana.settings import Settings, build_settings, read_settings_file
-from tests.open_images import test_index
-from tests.release import test_records
+from tests import image_list, release_lines
+from tests.odd_lines import VALUES, as_line, lines_of
 
 FILES = {"sft": "sft", "preference": "preference", "multi_turn": "multi-turn"}
-MAKE = {
-    "sft": test_records.sft,
-    "preference": test_records.preference,
-    "multi_turn": test_records.multi_turn,
-}
 
 
 def url(number):
@@ -51,8 +46,8 @@ def place(tmp_path_factory):
             "https://h/images/a/listed.png\n", encoding="utf-8"
         )
     # Photos of even numbers are listed.
-    rows = [test_index.row(number, url(number)) for number in range(0, 12, 2)]
-    listed = test_index.write(root / "list.csv", rows)
+    rows = [image_list.row(number, url(number)) for number in range(0, 12, 2)]
+    listed = image_list.write(root / "list.csv", rows)
     given_always = {
         "cdn": root / "cdn",
         "open_images_metadata": listed,
@@ -80,39 +75,6 @@ def planned(place, config, data, **arguments):
 
 # Any bytes
 
-NUMBERS = ["0", "-0", "1e999", "-1E-999", "9" * 400, "9" * 5000, "NaN", "-Infinity", "0x1", "01"]
-TEXTS = ['"\\ud800"', '"\\udfff\\ud800"', '"\\u0000"', '"\U0001f642"', '"\xff"', '"', "'a'"]
-VALUES = st.sampled_from([*NUMBERS, *TEXTS, "null", "true", "{}", "[]", '[["id"]]', "{,}"])
-DEEP = st.builds(
-    lambda opens, closes, depth: opens * depth + closes * depth,
-    *(st.sampled_from(['{"a":', "[", '[{"a":']), st.sampled_from(["}", "]", "", "}]"])),
-    st.sampled_from([1, 60, 1100, 100_000]),
-)
-
-
-def as_line(config, changes, doubled):
-    """A record of the config, some of its values other ones, and some keys twice."""
-    pairs = [(name, json.dumps(value)) for name, value in MAKE[config]().items()]
-    pairs = [(name, changes.get(name, value)) for name, value in pairs]
-    pairs += [(name, text) for name, text in changes.items() if name in doubled]
-    return "{" + ", ".join(f"{json.dumps(name)}: {text}" for name, text in pairs) + "}"
-
-
-NAMES = st.sampled_from([*MAKE["preference"](), *MAKE["multi_turn"](), "note"])
-
-
-def lines_of(config):
-    good = st.builds(as_line, st.just(config), st.just({}), st.just(set()))
-    odd = st.builds(
-        as_line, st.just(config), st.dictionaries(NAMES, VALUES | DEEP, max_size=3), st.sets(NAMES)
-    )
-    text = good | odd | VALUES | DEEP
-    encoded = text.map(lambda line: line.encode("utf-8", "surrogatepass"))
-    blank = st.sampled_from([b"", b" ", b"\t", b"\x0b", b"\xa0", b"\r", b"\xef\xbb\xbf"])
-    latin = good.map(lambda line: line.encode().replace(b"fence", b"f\xe9nce"))
-    return encoded | encoded | blank | latin | st.binary(max_size=30)
-
-
 ENDS = st.sampled_from([b"\n", b"\n", b"\r\n", b"\r", b"\n\n", b""])
 
 
@@ -136,12 +98,23 @@ SELECTIONS = st.fixed_dictionaries(
 )
 
 
+@pytest.mark.long
 @settings(max_examples=300)
+@given(files(), SELECTIONS)
+def test_many_bytes_are_planned_and_every_line_has_one_fate(place, given_file, selection):
+    assert_one_fate(place, given_file, selection)
+
+
+@settings(max_examples=30)
 @given(files(), SELECTIONS)
 @example(("sft", b""), {})
 @example(("sft", b"\xef\xbb\xbf"), {})
 @example(("sft", b"a" * (4 * 2**20 + 1) + b"\n{}\n" + as_line("sft", {}, ()).encode()), {})
 def test_any_bytes_are_planned_and_every_line_has_one_fate(place, given_file, selection):
+    assert_one_fate(place, given_file, selection)
+
+
+def assert_one_fate(place, given_file, selection):
     config, data = given_file
     made, plan = planned(place, config, data, **selection)
     left_out, filtered, bad = map(len, (plan.left_out, plan.filtered, plan.bad))
@@ -220,7 +193,15 @@ def built(arguments, file=None):
     return ConvertSettings.model_validate(found.model_dump()) == found
 
 
+@pytest.mark.long
 @settings(max_examples=500)
+@given(ARGUMENTS, ARGUMENTS | st.none(), FETCH | ANY)
+def test_many_arguments_give_settings_or_say_what_is_wrong(arguments, file, fetch):
+    assert built(arguments, file)
+    assert built({**arguments, "fetch": fetch}, file)
+
+
+@settings(max_examples=50)
 @given(ARGUMENTS, ARGUMENTS | st.none(), FETCH | ANY)
 @example({}, None, {"hosts": {"x": {"connections": 10**400}}})
 @example({"cdn": b""}, None, {})
@@ -248,7 +229,7 @@ YAML = st.one_of(
 )
 
 
-@settings(max_examples=500)
+@settings(max_examples=200)
 @given(YAML)
 @example("limit: 2001-99-99\n")
 @example("limit: !!int ''\n")
@@ -293,7 +274,7 @@ def release_of(drawn):
         if isinstance(one, tuple):
             photo, kind = one
             path = f"images/a/{number % 30}.png"  # some twice
-            fields = test_records.sft(
+            fields = release_lines.sft(
                 open_image_input_url=url(photo), output_image=path, edit_type=kind
             )
             good.append((number, len(data), f"a/{number % 30}", photo, kind))
@@ -330,9 +311,20 @@ def expected_of(good, asked):
     return filtered, sorted(left_out), shards
 
 
+@pytest.mark.long
 @settings(max_examples=200)
 @given(st.lists(RECORDS, max_size=40), ASKED)
+def test_many_selections_are_what_the_words_say_in_plan_and_loader(place, drawn, asked):
+    assert_selected(place, drawn, asked)
+
+
+@settings(max_examples=20)
+@given(st.lists(RECORDS, max_size=40), ASKED)
 def test_any_selection_is_what_the_words_say_in_plan_and_loader(place, drawn, asked):
+    assert_selected(place, drawn, asked)
+
+
+def assert_selected(place, drawn, asked):
     data, good = release_of(drawn)
     _, plan = planned(place, "sft", data, **asked)
     filtered, left_out, shards = expected_of(good, asked)

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import multiprocessing
 import os
 import signal
 import tempfile
@@ -22,10 +21,10 @@ from pico_banana.settings import Settings, build_settings
 from pico_banana.urls import host_of
 from tests import fake_cdn
 from tests.fake_cdn import FakeCDN
+from tests.forked import CONTEXT, process
 
 HOST = "http://127.0.0.1:80"
 WELL = Answer(Outcome.OK)
-SPAWN = multiprocessing.get_context("spawn")
 
 
 @pytest.fixture
@@ -62,22 +61,21 @@ def fetch_all(made, refs, leases, began, counts):
 @contextlib.contextmanager
 def processes(made, names, leases, *, began=None, images=20):
     """Start a process for each name, which begin together; give them and their queue of counts."""
-    counts = SPAWN.SimpleQueue()
-    began = began or SPAWN.Barrier(len(names))
+    counts = CONTEXT.SimpleQueue()
+    began = began or CONTEXT.Barrier(len(names))
     started = []
     for name in names:
         refs = [Sources(made).edited(f"images/{name}{number}.png") for number in range(images)]
-        arguments = (made, refs, leases, began, counts)
-        started.append(SPAWN.Process(target=fetch_all, args=arguments))
-    for process in started:
-        process.start()
+        started.append(process(fetch_all, made, refs, leases, began, counts))
+    for one in started:
+        one.start()
     try:
         yield started, counts
-        for process in started:
-            process.join(30)
+        for one in started:
+            one.join(30)
     finally:
-        for process in started:
-            process.kill()
+        for one in started:
+            one.kill()
 
 
 def most_above_pace(requests, rate):
@@ -122,7 +120,7 @@ def test_a_pace_and_a_pause_are_shared_by_processes(server):
 def test_a_killed_process_gives_its_leases_back(server):
     made = settings(server, connections=3)
     server.hold("*/a*.png")
-    began = SPAWN.Event()
+    began = CONTEXT.Event()
     with LeaseServer(made.fetch) as leases:
         with processes(made, "ab", leases.address, began=began) as (started, counts):
             began.set()

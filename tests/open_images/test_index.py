@@ -1,7 +1,6 @@
 """A photo's URL leads to its ImageID and attribution, by an index that is made once."""
 
 import base64
-import csv
 import gzip
 import hashlib
 import itertools
@@ -9,7 +8,7 @@ import os
 import pickle
 import random
 import re
-import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pyarrow as pa
@@ -20,40 +19,11 @@ from hypothesis import strategies as st
 from pico_banana.errors import ReleaseError
 from pico_banana.open_images.index import Index, Photo, is_image_id, open_index
 from pico_banana.open_images.make_index import _key, keys_of
-from tests.commands import arguments_of
+from tests.commands import pico_banana
 from tests.fake_cdn import FakeCDN
+from tests.image_list import COLUMNS, row, write
 
-COLUMNS = (
-    "ImageID", "Subset", "OriginalURL", "OriginalLandingURL", "License", "AuthorProfileURL",
-    "Author", "Title", "OriginalSize", "OriginalMD5", "Thumbnail300KURL", "Rotation",
-)  # fmt: skip
 PHOTO = "https://farm5.staticflickr.com/4012/4300123456_0a1b2c3d4e_o.jpg"
-
-
-def row(number, url, **changes):
-    return {
-        "ImageID": f"{number:016x}",
-        "Subset": "train",
-        "OriginalURL": url,
-        "OriginalLandingURL": f"https://www.flickr.com/photos/somebody/{number}",
-        "License": "https://creativecommons.org/licenses/by/2.0/",
-        "AuthorProfileURL": "https://www.flickr.com/people/somebody/",
-        "Author": "Somebody",
-        "Title": f"Photo {number}",
-        "OriginalSize": "1000",
-        "OriginalMD5": "1B2M2Y8AsgTpgAmY7PhCfg==",
-        "Thumbnail300KURL": "",
-        "Rotation": "0.0",
-        **changes,
-    }
-
-
-def write(path, rows, columns=COLUMNS):
-    with open(path, "w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, columns, extrasaction="ignore")
-        writer.writeheader()
-        writer.writerows(rows)
-    return str(path)
 
 
 def indexed(path, rows):
@@ -349,16 +319,13 @@ def test_a_list_of_the_same_size_and_another_time_is_another_one(tmp_path, made)
 
 def test_processes_that_start_at_once_make_one_index(tmp_path, made):
     path = write(tmp_path / "list.csv", [row(n, f"https://h/{n}.jpg") for n in range(50_000)])
-    command = arguments_of("index", "--open-images-metadata", path)
-    running = [
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        for _ in range(3)
-    ]
-    ended = [process.communicate() for process in running]
-    assert [process.returncode for process in running] == [0] * 3
-    assert len({out for out, _ in ended}) == 1
+    words = ("index", "--open-images-metadata", path)
+    with ThreadPoolExecutor(3) as pool:
+        ended = [*pool.map(lambda _: pico_banana(*words), range(3))]
+    assert [one.code for one in ended] == [0] * 3
+    assert len({one.out for one in ended}) == 1
     # Only who makes it has something to read.
-    assert sum("indexing Open Images' image list" in err for _, err in ended) == 1
+    assert sum("indexing Open Images' image list" in one.err for one in ended) == 1
     assert made() == 1
 
 

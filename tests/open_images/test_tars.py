@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tarfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from pico_banana.open_images.packed import DamageError
 from pico_banana.open_images.tar_index import index_path
 from pico_banana.open_images.tars import Tar
 from pico_banana.open_images.turns import Turns
-from tests.commands import arguments_of, digests, ledgers, pico_banana, quick_settings, rows
+from tests.commands import digests, ledgers, pico_banana, quick_settings, rows
 from tests.fake_cdn import FakeCDN
 
 RECORDS = 60
@@ -157,13 +158,10 @@ def test_two_that_start_at_once_make_one_index(release: SampleRelease, tmp_path:
     both = {**photos(release, "0"), **photos(release, "1")}
     (folder / "train_0.tar.gz").write_bytes(gzip.compress(tar_of(both)))
     (folder / "train_1.tar.gz").write_bytes(gzip.compress(tar_of(both)))
-    running = []
-    for name in "abc":
-        (tmp_path / name).mkdir()
-        words = arguments_of(*flags(release, folder, tmp_path / name / "out"))
-        running.append(subprocess.Popen(words, stderr=subprocess.PIPE, text=True))
-    said = "".join(process.communicate(timeout=120)[1] for process in running)
-    assert [process.returncode for process in running] == [0, 0, 0], said
+    with ThreadPoolExecutor(3) as pool:
+        ended = [*pool.map(lambda name: convert(release, folder, tmp_path / name / "out"), "abc")]
+    said = "".join(one.err for one in ended)
+    assert [one.code for one in ended] == [0, 0, 0], said
     assert said.count("indexing ") == 2, said
     assert {path.name for path in folder.iterdir()} == {
         f"train_{digit}.tar.gz{suffix}" for digit in "01" for suffix in ("", INDEX, INDEX + ".lock")

@@ -16,7 +16,7 @@ from pico_banana.open_images.index import open_index
 from pico_banana.release.records import MAX_LINE_BYTES, Record, parse_line, split_lines
 from tests.commands import arguments_of, digests, pico_banana, quick_settings, release_flags
 from tests.fake_cdn import FakeCDN
-from tests.open_images.test_index import row, write
+from tests.image_list import row, write
 
 NAMES = ("sft", "preference", "multi_turn", "all")
 

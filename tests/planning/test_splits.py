@@ -26,8 +26,8 @@ from pico_banana.reading.reader import Reader
 from pico_banana.release.files import Release
 from pico_banana.schema import CONFIGS, EDIT_TYPES
 from pico_banana.settings import Settings, build_settings
+from tests import release_lines
 from tests.commands import pico_banana, quick_settings, release_flags
-from tests.release import test_records
 
 FILES = {"sft": "sft", "preference": "preference", "multi_turn": "multi-turn"}
 SPLITS = ("train", "validation")
@@ -102,11 +102,11 @@ def releases_and_shares(draw):
 
 def line(config, number, url, kind):
     if config == "multi_turn":
-        files = [entry for entry in test_records.multi_turn()["files"] if "edit" in entry["id"]]
+        files = [entry for entry in release_lines.multi_turn()["files"] if "edit" in entry["id"]]
         files += [{"id": "final_image", "url": f"images/multi-turn/{number}_turn3.png"}]
         files += [{"id": "original_input_image", "url": url}]
-        return test_records.multi_turn(files=files)
-    make = test_records.sft if config == "sft" else test_records.preference
+        return release_lines.multi_turn(files=files)
+    make = release_lines.sft if config == "sft" else release_lines.preference
     path = f"images/positive-edit/{number}.png"
     return make(open_image_input_url=url, output_image=path, edit_type=kind)
 

@@ -24,6 +24,7 @@ from pico_banana.schema import CONFIGS
 from tests import fake_cdn
 from tests.commands import QUICK_FETCH
 from tests.fake_cdn import FakeCDN
+from tests.forked import run_script
 
 ROOT = Path(__file__).parents[2]
 SFT = 60
@@ -235,17 +236,13 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.parametrize("method", ["fork", pytest.param("spawn", marks=pytest.mark.long)])
 def test_two_processes_see_every_example_once(
-    release: SampleRelease, cdn: FakeCDN, tmp_path: Path, method: str
+    release: SampleRelease, cdn: FakeCDN, method: str
 ) -> None:
-    script = tmp_path / "read.py"
-    script.write_text(PART, encoding="utf-8")
-    words = [sys.executable, script, method, json.dumps(arguments(release, cdn))]
-    env = {**os.environ, "PYTHONPATH": os.fspath(ROOT)}
-    ended = subprocess.run(words, env=env, capture_output=True, text=True, timeout=120, check=False)
-    assert ended.returncode == 0, ended.stderr
-    assert sorted(json.loads(ended.stdout)) == sorted(published_ids(release))
+    ended = run_script(PART, method, json.dumps(arguments(release, cdn)))
+    assert ended.code == 0, ended.err
+    assert sorted(json.loads(ended.out)) == sorted(published_ids(release))
 
 
 def test_a_stream_and_its_state_travel(release: SampleRelease, cdn: FakeCDN) -> None:

@@ -22,7 +22,8 @@ from pico_banana.release.files import Release
 from pico_banana.release.records import MAX_LINE_BYTES, Record, line_of, parse_line, split_lines
 from pico_banana.schema import CONFIGS
 from pico_banana.settings import build_settings
-from tests.test_properties import MAKE, lines_of
+from tests.odd_lines import lines_of
+from tests.release_lines import MAKE
 
 DATA = st.sampled_from(CONFIGS).flatmap(
     lambda config: st.tuples(st.just(config), st.lists(lines_of(config), max_size=6))
@@ -46,7 +47,7 @@ def test_usual_lines_are_taken_together(config):
 
 
 @given(DATA)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100)
 @example(("sft", [b'{"a": 1}{"b": 2}', b""]))
 @example(("sft", [b'{"open_image_input_url":', b"1}"]))
 @example(("multi_turn", [b'{"files": [null], "metadata_edit_turn_prompts": []}']))

@@ -1,13 +1,10 @@
 """A release is read alike from a folder, over http and by fsspec, and says what is wrong."""
 
-import concurrent.futures
 import dataclasses
 import itertools
 import json
 import os
 import socket
-import subprocess
-import sys
 
 import fsspec
 import pytest
@@ -18,6 +15,7 @@ from pico_banana.release.records import BadReason, BadRecord, Record, split_line
 from pico_banana.settings import Settings, build_settings
 from pico_banana.storage.remote import RemoteFile
 from tests.fake_cdn import Answer, FakeCDN, chunked, cut, reset, status
+from tests.forked import Script
 
 LISTED = [
     "https://cdn.example/nb/images/positive-edit/1.png",
@@ -324,20 +322,15 @@ print(RemoteFile(sys.argv[1], {}).kept("jsonl"))
 
 
 def test_processes_that_start_at_once_fetch_once(cdn):
-    url = f"{cdn.url}/nb/jsonl/sft.jsonl"
-    command = [sys.executable, "-c", KEEP, url]
-    with concurrent.futures.ThreadPoolExecutor(3) as pool:
-        cdn.hold("*.jsonl")
-        started = [
-            pool.submit(subprocess.run, command, capture_output=True, text=True, check=True)
-            for _ in range(3)
-        ]
-        try:
-            cdn.wait_for_request(n=3)
-        finally:
-            cdn.release()
-        paths = {future.result().stdout for future in started}
-    assert len(paths) == 1
+    cdn.hold("*.jsonl")
+    started = [Script(KEEP, f"{cdn.url}/nb/jsonl/sft.jsonl") for _ in range(3)]
+    try:
+        cdn.wait_for_request(n=3)
+    finally:
+        cdn.release()
+    ended = [script.ended() for script in started]
+    assert [one.code for one in ended] == [0] * 3
+    assert len({one.out for one in ended}) == 1
     assert gets(cdn) == 1
 
 

@@ -21,41 +21,9 @@ from pico_banana.release.records import (
     split_lines,
 )
 from pico_banana.urls import PUBLISHED_BASE, photo_of, published_url
+from tests.release_lines import ABSENT, PHOTO, multi_turn, preference, sft
 
-PHOTO = "https://farm5.staticflickr.com/4012/4300123456_0a1b2c3d4e_o.jpg"
 CONFIGS = ("sft", "preference", "multi_turn")
-ABSENT = object()
-
-
-def sft(**changes):
-    fields = {
-        "open_image_input_url": PHOTO,
-        "text": "Paint the fence green and leave everything else alone.",
-        "output_image": "images/positive-edit/71.png",
-        "edit_type": "Zoom in",
-        "summarized_text": "Paint the fence green.",
-    }
-    return with_changes(fields, changes)
-
-
-def preference(**changes):
-    rejected = ["nano-banana-300k/images/rejected-edit/5.png"]
-    return with_changes({**sft(), "rejected_images": rejected}, changes)
-
-
-def multi_turn(turns=3, order=None, **changes):
-    stem = "images/multi-turn/12_attemptA_turn"
-    files = [{"id": f"edit_turn{n}", "url": f"{stem}{n}.png"} for n in range(1, turns)]
-    files.append({"id": "final_image", "url": f"{stem}{turns}.png"})
-    files.append({"id": "original_input_image", "url": PHOTO})
-    if order is not None:
-        order.shuffle(files)
-    prompts = [f"Turn number {n}" for n in range(1, turns + 1)]
-    return with_changes({"files": files, "metadata_edit_turn_prompts": prompts}, changes)
-
-
-def with_changes(fields, changes):
-    return {name: value for name, value in {**fields, **changes}.items() if value is not ABSENT}
 
 
 def with_file(name, url):
@@ -642,7 +610,7 @@ JSON = st.recursive(
 NAMES = st.sampled_from([*preference(), *multi_turn(), "note"])
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(st.sampled_from(CONFIGS), st.dictionaries(NAMES, JSON, max_size=3))
 def test_any_value_in_any_field_gives_a_record_or_a_report(config, changes):
     found = parse(config, MAKE[config](**changes))
