@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 
 from pico_banana.errors import OutputError
 from pico_banana.fetching.inspect import FlawError, inspect
-from pico_banana.schema import CONFIGS, MEASURES, arrow_schema, columns
+from pico_banana.reading.examples import images_of
+from pico_banana.schema import CONFIGS, arrow_schema
 
 from .card import CARD_NAME
 from .ledger import Ledger, ShardLedger, line_numbers
@@ -196,28 +197,13 @@ def _image_faults(store: Store, ledger: Ledger, shard: str, plan: dict[str, Any]
             parquet = pq.ParquetFile(file)
             for group in range(parquet.num_row_groups):
                 for row in parquet.read_row_group(group).to_pylist():
-                    for image, stated in _images(row, ledger.config, images):
+                    for _, image, stated in images_of(row, ledger.config, images=images):
                         is_link = images == "url"
                         fault = _link_fault(image) if is_link else _image_fault(image, stated, most)
                         if fault:
                             yield f"{name}: {row['id']}: {fault}"
     except (pa.ArrowException, OutputError, OSError, KeyError) as error:
         yield f"{name}: cannot be read: {error}"
-
-
-def _images(
-    row: dict[str, Any], config: str, images: str
-) -> Iterator[tuple[dict[str, Any] | None, dict[str, Any]]]:
-    """A row's images, each with what its columns tell of it."""
-    for column in columns(config, images=images):
-        if column.kind not in ("image", "images"):
-            continue
-        many = "s" if column.kind == "images" else ""
-        prefix = column.name.removesuffix(f"_image{many}")
-        names = [measure.name for measure in MEASURES]
-        values = [row[f"{prefix}_{name}{many}"] for name in ("image", *names)]
-        for image, *told in zip(*values, strict=True) if many else [values]:
-            yield image, dict(zip(names, told, strict=True))
 
 
 def _link_fault(image: dict[str, Any] | None) -> str | None:

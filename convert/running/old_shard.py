@@ -13,9 +13,8 @@ from pico_banana.errors import OutputError, WorkError
 from pico_banana.fetching.inspect import Fetched
 from pico_banana.fetching.sources import ImageRef
 from pico_banana.missing import Missing, MissingReason
-from pico_banana.reading.examples import image_columns
+from pico_banana.reading.examples import image_columns, images_of
 from pico_banana.release.records import Record
-from pico_banana.schema import MEASURES, columns
 
 from ..output.ledger import Ledger, line_numbers
 from ..output.store import Store
@@ -160,22 +159,12 @@ class OldShard:
         """The images of the next row, in the order of `image_refs`; nulls are left out."""
         row, way = next(self._rows, {}), next(self._ways, None)
         kept = []
-        for column in columns(self._config) if row else ():
-            if column.kind not in ("image", "images"):
-                continue
-            many = "s" if column.kind == "images" else ""
-            prefix = column.name.removesuffix(f"_image{many}")
-            names = [measure.name for measure in MEASURES]
-            values = [row[f"{prefix}_{name}{many}"] for name in ("image", *names)]
-            for image, *told in zip(*values, strict=True) if many else [values]:
-                if image is not None:
-                    measures = dict(zip(names, told, strict=True))
-                    url = measures["url"]
-                    mark = self._marks.get((line, url))
-                    came = (way or "") if prefix == "input" else "cdn"
-                    kept.append(
-                        Fetched(url, image["path"], image["bytes"], measures, mark, came, 0)
-                    )
+        for column, image, measures in images_of(row, self._config) if row else ():
+            if image is not None:
+                url = measures["url"]
+                mark = self._marks.get((line, url))
+                came = (way or "") if column == "input_image" else "cdn"
+                kept.append(Fetched(url, image["path"], image["bytes"], measures, mark, came, 0))
         return kept
 
     def _read(self) -> Generator[Row, None, None]:

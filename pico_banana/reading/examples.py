@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -17,10 +17,10 @@ from pico_banana.missing import Missing
 from pico_banana.open_images.index import Photo
 from pico_banana.release.columns import below, quoted
 from pico_banana.release.records import Record
-from pico_banana.schema import ATTRIBUTION_FIELDS, MEASURES, arrow_schema, category_of
+from pico_banana.schema import ATTRIBUTION_FIELDS, MEASURES, arrow_schema, category_of, columns
 from pico_banana.urls import PUBLISHED_BASE
 
-__all__ = ["Example", "image_columns", "image_refs", "linked", "make_example"]
+__all__ = ["Example", "image_columns", "image_refs", "images_of", "linked", "make_example"]
 
 Found = Fetched | Missing
 
@@ -141,6 +141,26 @@ def _many(prefix: str, found: Sequence[Found]) -> dict[str, Any]:
     return {f"{prefix}_{name}s": [row[f"{prefix}_{name}"] for row in singles] for name in names}
 
 
+def images_of(
+    row: Mapping[str, Any], config: str, *, images: str = "bytes"
+) -> Iterator[tuple[str, dict[str, Any] | None, dict[str, Any]]]:
+    """Yield a row's images in the order of `image_refs`: column, value, and measures by name.
+
+    Args:
+        row: the columns' values by name.
+        config: sft, preference or multi_turn.
+        images: what the image columns hold; with none there are no images.
+    """
+    names = [measure.name for measure in MEASURES]
+    for column in columns(config, images=images):
+        if column.kind in ("image", "images"):
+            plural = "s" if column.kind == "images" else ""
+            prefix = column.name.removesuffix(f"image{plural}")
+            values = [row[f"{prefix}{name}{plural}"] for name in ("image", *names)]
+            for image, *measures in zip(*values, strict=True) if plural else [values]:
+                yield column.name, image, dict(zip(names, measures, strict=True))
+
+
 def _error(record: Record, column: str, missing: Missing) -> MissingImageError:
     where = f" ({record.line.where})" if record.line else ""
     return MissingImageError(
@@ -167,7 +187,7 @@ def linked(
         links: the addresses of images.
     """
     addresses, sources = links.inputs(records["input_url"], photos["image_id"])
-    columns: dict[str, Any] = {
+    made: dict[str, Any] = {
         "id": records["id"],
         "image_id": photos["image_id"],
         "input_source": sources,
@@ -180,7 +200,7 @@ def linked(
         ),
     }
     if config == "multi_turn":
-        columns |= {
+        made |= {
             "edit_prompts": records["prompts"],
             "num_turns": pc.list_value_length(records["edited"]),
             **_many_linked("edited", records["edited"], links),
@@ -188,7 +208,7 @@ def linked(
     else:
         types = records["edit_type"].dictionary_encode()
         categories = [category_of(name) for name in types.dictionary.to_pylist()]
-        columns |= {
+        made |= {
             "edit_prompt": records["prompts"].flatten(),
             "short_edit_prompt": records["short_prompt"],
             "edit_type": records["edit_type"],
@@ -196,12 +216,12 @@ def linked(
         }
         edited = _linked_images(records["edited"].flatten(), links)
         prefix = "chosen" if config == "preference" else "edited"
-        columns |= {f"{prefix}_{name}": edited[name] for name in ("image", "url")}
+        made |= {f"{prefix}_{name}": edited[name] for name in ("image", "url")}
     if config == "preference":
-        columns |= _many_linked("rejected", records["rejected"], links)
+        made |= _many_linked("rejected", records["rejected"], links)
     schema = arrow_schema(config, images=links.images)
     count = records.num_rows
-    arrays = [columns.get(field.name, pa.nulls(count, field.type)) for field in schema]
+    arrays = [made.get(field.name, pa.nulls(count, field.type)) for field in schema]
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
