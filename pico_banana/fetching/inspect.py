@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import importlib
+import importlib.util
 import io
 import re
 import struct
+import sys
 import threading
-import types
 import warnings
 import zlib
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, cast
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
-from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
+import PIL
+from PIL import ExifTags, Image, ImageFile, ImageOps
 
 from pico_banana.missing import MissingReason
 
@@ -29,26 +30,28 @@ _PNG_CHUNK_EXTRA = 12  # length, type and CRC around a chunk's data
 _JPEG_START, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
 _JPEG_MARKER = re.compile(rb"\xff([^\x00\xff])")  # FF 00 is a byte of the picture, FF FF is padding
 _JPEG_BARE = {0x01, *range(0xD0, 0xD9)}  # markers without a segment: TEM, RST0 to RST7, SOI
-_SIDEWAYS = range(5, 9)  # EXIF orientations that swap width and height
+_TURNED = range(2, 9)  # EXIF orientations of pictures that lie on a side, or are mirrored
 
 
 # What Pillow's decoders raise on broken bytes is not one class.
 _BROKEN = (
     OSError, EOFError, ValueError, TypeError, SyntaxError, LookupError, ArithmeticError,
-    RuntimeError, struct.error, zlib.error,
+    AttributeError, AssertionError, RuntimeError, struct.error, zlib.error,
 )  # fmt: skip
 
 
 _silencing = threading.Lock()
+_OWN_PILLOW = "_pico_banana_pillow"
 
 
 @functools.cache
-def _formats() -> tuple[str, ...]:
+def _formats(pillow: _Pillow) -> tuple[str, ...]:
+    package = pillow.image.__name__.rpartition(".")[0]
     for kind in _FORMATS:
         with contextlib.suppress(ImportError):  # an older Pillow has no AVIF
-            importlib.import_module(f"PIL.{kind}ImagePlugin")
+            importlib.import_module(f"{package}.{kind}ImagePlugin")
     # A format that a build of Pillow lacks must not be asked for.
-    return tuple(kind.upper() for kind in _FORMATS if kind.upper() in Image.OPEN)
+    return tuple(kind.upper() for kind in _FORMATS if kind.upper() in pillow.image.OPEN)
 
 
 class FlawError(Exception):
@@ -107,7 +110,8 @@ def inspect(data: bytes, *, decode: bool, max_pixels: int, is_whole: bool = True
 
     A PNG is whole up to its IEND with right CRCs in all chunks, a JPEG up to its end marker. A
     JPEG that lacks the marker, or has bytes after it, is kept, and marked, where it decodes and
-    its bytes are known to be all. Other formats are decoded.
+    its bytes are known to be all. Other formats are decoded, and so is what its EXIF turns, for it
+    must decode as `datasets` decodes it: turned.
 
     Args:
         data: the published bytes.
@@ -118,8 +122,9 @@ def inspect(data: bytes, *, decode: bool, max_pixels: int, is_whole: bool = True
     Raises:
         FlawError: not_an_image, corrupt, truncated or too_many_pixels.
     """
+    pillow = _pillow()
     look = functools.partial(
-        _inspect, data, decode=decode, max_pixels=max_pixels, is_whole=is_whole
+        _inspect, pillow, data, decode=decode, max_pixels=max_pixels, is_whole=is_whole
     )
     try:
         try:
@@ -128,13 +133,13 @@ def inspect(data: bytes, *, decode: bool, max_pixels: int, is_whole: bool = True
             # Where the user makes warnings errors: odd EXIF, or many pixels, are no flaw. Not
             # done always, since it is no matter of threads: it changes filters for all of them.
             with _silencing, warnings.catch_warnings():
-                warnings.filterwarnings("ignore", module=r"PIL\.")
+                warnings.filterwarnings("ignore", module=rf"(?:PIL|{_OWN_PILLOW})\.")
                 return look()
-    except UnidentifiedImageError:
+    except pillow.image.UnidentifiedImageError:
         said = f"{len(data)} bytes that are no image, starting {data[:16]!r}"
         reason = MissingReason.TRUNCATED if _is_cut(data) else MissingReason.NOT_AN_IMAGE
         raise FlawError(reason, said) from None
-    except Image.DecompressionBombError as error:
+    except pillow.image.DecompressionBombError as error:
         raise FlawError(MissingReason.TOO_MANY_PIXELS, str(error)) from None
     except _BROKEN as error:
         is_cut = "truncated" in str(error).lower() or _is_cut(data)
@@ -142,13 +147,15 @@ def inspect(data: bytes, *, decode: bool, max_pixels: int, is_whole: bool = True
         raise FlawError(reason, str(error)) from None
 
 
-def _inspect(data: bytes, *, decode: bool, max_pixels: int, is_whole: bool) -> ImageFormat:
+def _inspect(
+    pillow: _Pillow, data: bytes, *, decode: bool, max_pixels: int, is_whole: bool
+) -> ImageFormat:
     mark = None
     has_exif = True
     if data.startswith(_PNG_SIGNATURE):
         # Before Pillow looks: its own header parsing reports a cut PNG in many ways.
         has_exif = _check_png(data)
-    with Image.open(io.BytesIO(data), formats=_formats()) as image:
+    with pillow.image.open(io.BytesIO(data), formats=_formats(pillow)) as image:
         width, height = image.size
         if width * height > max_pixels:
             raise FlawError(
@@ -165,38 +172,46 @@ def _inspect(data: bytes, *, decode: bool, max_pixels: int, is_whole: bool) -> I
         elif kind != "PNG":
             decode = True
         if decode:
-            _load(image)
-            width, height = image.size  # a TIFF has been turned upright by now
+            image.load()
         # Pillow reads a PNG's pixels to find EXIF behind them: ask only where there is some.
-        if has_exif and image.getexif().get(ExifTags.Base.Orientation) in _SIDEWAYS:
-            width, height = height, width
+        orientation = image.getexif().get(ExifTags.Base.Orientation) if has_exif else None
+        # As `datasets` decodes it: a tag that cannot be written again breaks what is turned.
+        upright = pillow.operations.exif_transpose(image) if orientation in _TURNED else image
+        width, height = upright.size  # a TIFF has been turned by now
     return ImageFormat(kind, width, height, mark)
 
 
-def _load(image: ImageFile.ImageFile) -> None:
-    """Decode every pixel, or raise, also where the user's process lets Pillow pass over holes.
+class _Pillow(NamedTuple):
+    """Its modules `Image` and `ImageOps`."""
 
-    Trainers set `ImageFile.LOAD_TRUNCATED_IMAGES = True`. It is theirs, and they may be decoding
-    in other threads: it must stay as it is.
+    image: Any
+    operations: Any
+
+
+def _pillow() -> _Pillow:
+    """Pillow, whose leave to pass over holes is not taken, whoever has given it.
+
+    Trainers set `ImageFile.LOAD_TRUNCATED_IMAGES = True`, which bends opening and decoding in a
+    dozen places. It is theirs, and they may be decoding in other threads: it must stay as it is.
     """
-    has_own = type(image).load is not ImageFile.ImageFile.load
-    # WebP's and AVIF's decoders, and libtiff, know no such leave.
-    is_strict = has_own and getattr(image, "use_load_libtiff", True)
-    if is_strict or not ImageFile.LOAD_TRUNCATED_IMAGES:
-        image.load()
-        return
-    if image.format in ("JPEG", "MPO"):
-        # The class's own one would put an end marker where the bytes end.
-        cast("Any", image).load_read = cast("Any", image).fp.read
-    _strict_load()(image)
+    return _own_pillow() if ImageFile.LOAD_TRUNCATED_IMAGES else _Pillow(Image, ImageOps)
 
 
 @functools.cache
-def _strict_load() -> Callable[[ImageFile.ImageFile], Any]:
-    """`ImageFile.load`, as it is where LOAD_TRUNCATED_IMAGES is False."""
-    load = ImageFile.ImageFile.load
-    known = {**vars(ImageFile), "LOAD_TRUNCATED_IMAGES": False}
-    return types.FunctionType(load.__code__, known, closure=load.__closure__)
+def _own_pillow() -> _Pillow:
+    """A copy of Pillow of our own, in which nobody sets anything."""
+    assert PIL.__file__ is not None
+    spec = importlib.util.spec_from_file_location(
+        _OWN_PILLOW, PIL.__file__, submodule_search_locations=[*PIL.__path__]
+    )
+    assert spec is not None
+    assert spec.loader is not None
+    package = sys.modules[_OWN_PILLOW] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(package)
+    image, operations = (
+        importlib.import_module(f"{_OWN_PILLOW}.{name}") for name in ("Image", "ImageOps")
+    )
+    return _Pillow(image, operations)
 
 
 def _check_png(data: bytes) -> bool:

@@ -2,6 +2,7 @@
 
 import io
 import random
+import struct
 import warnings
 import zlib
 
@@ -298,3 +299,71 @@ def test_any_broken_bytes_are_facts_or_a_flaw(kind, decode):
             assert isinstance(found.reason, MissingReason)  # noqa: PT017
         else:
             assert facts.width * facts.height <= MAX_PIXELS
+
+
+def exif_with(orientation, tag, kind):
+    """EXIF of an orientation and another tag, that one with four bytes as another type's value."""
+    entries = {0x0112: (3, 1, orientation.to_bytes(4, "little")), tag: (kind, 4, b"abc\0")}
+    packed = [
+        struct.pack("<HHI", at, *entry[:2]) + entry[2] for at, entry in sorted(entries.items())
+    ]
+    return b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<H", len(packed)) + b"".join(packed) + bytes(4)
+
+
+# As text, or as bytes of no known kind: what a camera's or an editor's mistake leaves there.
+MISTYPED = [("ResolutionUnit", 0x128), ("XResolution", 0x11A), ("YCbCrPositioning", 0x213)]
+
+
+@pytest.mark.parametrize("decode", [False, True])
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize(("name", "tag"), MISTYPED)
+def test_what_datasets_cannot_turn_upright_is_corrupt(name, tag, orientation, decode):
+    for kind, (text, undefined) in {"JPEG": (2, 7), "PNG": (2, 7), "WEBP": (2, 7)}.items():
+        for type_ in (text, undefined):
+            data = encoded(kind, exif=exif_with(orientation, tag, type_))
+            try:
+                shown = size_in_datasets(data)
+            except Exception:  # noqa: BLE001  (of many classes, which is the point)
+                assert orientation > 1, (name, kind)
+                assert flaw(data, decode=decode) is MissingReason.CORRUPT, (name, kind)
+            else:
+                found = look(data, decode=decode)
+                assert (found.width, found.height) == shown
+
+
+def test_some_mistyped_tags_break_datasets():
+    for _, tag in MISTYPED:
+        with pytest.raises((struct.error, TypeError)):
+            size_in_datasets(encoded("JPEG", exif=exif_with(6, tag, 2)))
+
+
+BENT = {
+    "a text of 2 MB": chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(2_000_000))),
+    "a profile of 2 MB": chunk(b"iCCP", b"profile\0\0" + zlib.compress(bytes(2_000_000))),
+    "an international text of 2 MB": chunk(
+        b"iTXt", b"Comment\0\x01\0\0\0" + zlib.compress(bytes(2_000_000))
+    ),
+    "a short gAMA": chunk(b"gAMA", b"\0"),
+    "a short pHYs": chunk(b"pHYs", b"\0"),
+    "a short cHRM": chunk(b"cHRM", b"\0"),
+    "a short sRGB": chunk(b"sRGB", b""),
+    "a short acTL": chunk(b"acTL", b"\0"),
+}
+
+
+@pytest.mark.parametrize("bent", BENT.values(), ids=BENT)
+@pytest.mark.parametrize("decode", [False, True])
+def test_leave_to_pass_over_holes_decides_nothing_at_opening_either(bent, decode, monkeypatch):
+    data = encoded("PNG")
+    data = data[:33] + bent + data[33:]
+
+    def judged():
+        try:
+            return look(data, decode=decode)
+        except FlawError as found:
+            return found.reason
+
+    strict = judged()
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    assert judged() == strict
+    assert ImageFile.LOAD_TRUNCATED_IMAGES is True
