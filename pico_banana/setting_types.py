@@ -133,7 +133,7 @@ def _source_names(value: Any) -> tuple[str, ...]:
     """Names of sources, in their order."""
     names = [value] if isinstance(value, str) else _listed(value)
     for name in names:
-        if name not in SOURCES:
+        if not isinstance(name, str) or name not in SOURCES:
             raise PydanticCustomError(
                 "word",
                 "must be one of {listed}, but got {name}{near}",
