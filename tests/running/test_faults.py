@@ -142,7 +142,7 @@ SFT = 2 * (len(FAULTS) + len(ODD_BUT_WHOLE)) + 10
 @pytest.fixture(scope="module")
 def release(tmp_path_factory: pytest.TempPathFactory) -> SampleRelease:
     root = tmp_path_factory.mktemp("release")
-    made = make_sample_release(root, sft=SFT, preference=0, multi_turn=0, size=(96, 64))
+    made = make_sample_release(root, sft=SFT, preference=0, multi_turn=0, size=(48, 32))
     assert max(path.stat().st_size for path in made.cdn.rglob("*.png")) < FETCH["max_image_bytes"]
     return made
 

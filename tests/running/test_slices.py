@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 from filelock import FileLock
 
-from pico_banana.convert.demo.sample_release import SampleRelease, make_sample_release
+from pico_banana.convert.demo.sample_release import SampleRelease
 from pico_banana.schema import CONFIGS
 from tests import fake_cdn
 from tests.commands import (
     QUICK_FETCH,
     Ended,
-    arguments_of,
     digests,
     ledgers,
     pico_banana,
@@ -31,23 +30,11 @@ COUNT = 3
 
 
 @pytest.fixture(scope="module")
-def release(tmp_path_factory: pytest.TempPathFactory) -> SampleRelease:
-    root = tmp_path_factory.mktemp("release")
-    return make_sample_release(root, sft=70, preference=12, multi_turn=8, size=(48, 32))
-
-
-@pytest.fixture(scope="module")
 def whole(release: SampleRelease, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The output of one run."""
     out = tmp_path_factory.mktemp("whole") / "out"
     assert pico_banana(*command(release, out)).code == 0
     return out
-
-
-@pytest.fixture
-def cdn(release: SampleRelease):
-    with FakeCDN(("/cdn", release.cdn)) as server:
-        yield server
 
 
 def command(release: SampleRelease, out: Path | str, *words: Any, cdn: FakeCDN | None = None):
@@ -58,17 +45,8 @@ def command(release: SampleRelease, out: Path | str, *words: Any, cdn: FakeCDN |
 
 def at_once(commands: list[list[Any]]) -> list[Ended]:
     """Run commands at the same time."""
-    running = [
-        subprocess.Popen(
-            arguments_of(*words), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-        for words in commands
-    ]
-    ended = []
-    for one in running:
-        told, said = one.communicate(timeout=120)
-        ended.append(Ended(one.returncode, told, said))
-    return ended
+    with ThreadPoolExecutor(len(commands)) as threads:
+        return list(threads.map(lambda words: pico_banana(*words), commands))
 
 
 def slices(release: SampleRelease, out: Path | str, *words: Any, **more: Any) -> list[list[Any]]:
@@ -189,7 +167,7 @@ def test_slices_and_a_whole_run_keep_out_of_each_others_way(
             assert "another pico-banana convert of sft is writing to" in ended.err
 
 
-@pytest.mark.parametrize("on_missing", ["skip", "null"])
+@pytest.mark.parametrize("on_missing", ["skip", pytest.param("null", marks=pytest.mark.long)])
 def test_what_is_missing_counts_in_its_slice(
     release: SampleRelease, cdn: FakeCDN, tmp_path: Path, on_missing: str
 ) -> None:

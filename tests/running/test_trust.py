@@ -282,6 +282,7 @@ def short() -> Iterator[Path]:
         yield Path(folder)
 
 
+@pytest.mark.long
 def test_what_a_kill_left_of_a_run_is_swept_by_the_next(
     release: SampleRelease, cdn: FakeCDN, tmp_path: Path, short: Path
 ) -> None:
@@ -291,7 +292,8 @@ def test_what_a_kill_left_of_a_run_is_swept_by_the_next(
 
     def begin(name: str) -> subprocess.Popen[str]:
         before = cdn.count(waiting)
-        run = start(command(release, cdn, tmp_path / name, "--workers", "1"), env=env)
+        words = command(release, cdn, tmp_path / name, "--limit", "10", "--workers", "1")
+        run = start(words, env=env)
         cdn.wait_for_request(waiting, n=before + 1)
         return run
 
@@ -393,6 +395,7 @@ def test_what_was_moved_away_and_comes_back_goes_on(
     went_on(release, cdn, out, before)
 
 
+@pytest.mark.long
 def test_permission_that_is_lost_underneath_is_named(
     release: SampleRelease, cdn: FakeCDN, begun: tuple[subprocess.Popen[str], Path]
 ) -> None:
