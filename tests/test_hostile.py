@@ -426,6 +426,7 @@ LINKS = {
 # ---- memory ------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
 def test_a_line_of_100_mb_takes_no_memory(tmp_path: Path) -> None:
     with FakeCDN() as cdn, FakeCDN() as decoy:
