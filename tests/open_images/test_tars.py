@@ -436,32 +436,25 @@ if __name__ == "__main__":
 def test_streams_of_a_packed_tar_live_through_forks_and_end_with_the_interpreter(
     release: SampleRelease, tmp_path: Path
 ) -> None:
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    both = {**photos(release, "0"), **photos(release, "1")}
-    (folder / "train_0.tar.gz").write_bytes(gzip.compress(tar_of(both)))
-    (folder / "train_1.tar.gz").write_bytes(gzip.compress(tar_of(both)))
-    script = tmp_path / "script.py"
-    script.write_text(LIVES, encoding="utf-8")
-    words = [sys.executable, "-W", "ignore", script, release.cdn, folder, release.metadata_csv]
-    ended = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
-    assert ended.returncode == 0, ended.stderr
+    ended = run_with_packed_tars(LIVES, release, tmp_path)
     said = ["read", "read", "fork 0", "read", "spawn 0", "read", "os.fork 0", "read"]
     assert ended.stdout.splitlines() == said
-    assert "terminate" not in ended.stderr
 
 
 READS = """
-import contextlib, os, sys
-from pico_banana.open_images.tars import Tar
+import collections, contextlib, os, sys
+from pico_banana.reading.reader import Reader
+from pico_banana.settings import Settings, build_settings
+
+names = ("cdn", "open_images", "open_images_metadata")
+settings = build_settings(Settings, dict(zip(names, sys.argv[1:])) | {"input_sources": ["tar"]})
 
 def read():
-    # a reader of its own, as the fetcher of each process has, and left open
-    kept.append(Tar.indexed(sys.argv[1], lambda _: contextlib.nullcontext(lambda *_: None)))
-    tar = kept[-1]
-    print(len([tar.read(tar.find(name)) for name in sys.argv[2:]]), flush=True)
+    reader = Reader("sft", settings, local=True,
+                    progress=lambda _: contextlib.nullcontext(lambda *_: None))
+    rows = reader.examples(reader.ranges(), "train", collections.Counter(), strict=False)
+    print(len([row for row, _ in zip(rows, range(3))]), flush=True)
 
-kept = []
 read()
 child = os.fork()
 if not child:
@@ -473,15 +466,28 @@ read()
 
 
 def test_readers_of_a_packed_tar_live_through_a_fork_and_end_with_the_interpreter(
-    tmp_path: Path,
+    release: SampleRelease, tmp_path: Path
 ) -> None:
-    path = tmp_path / "train_0.tar.gz"
-    path.write_bytes(gzip.compress(PLAIN))
-    words = [sys.executable, "-W", "ignore", "-c", READS, path, *NAMES[:3]]
-    ended = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
-    assert ended.returncode == 0, ended.stderr
+    ended = run_with_packed_tars(READS, release, tmp_path)
     assert ended.stdout.splitlines() == ["3", "3", "os.fork 0", "3"]
+
+
+def run_with_packed_tars(
+    code: str, release: SampleRelease, tmp_path: Path
+) -> subprocess.CompletedProcess[str]:
+    """Run a script on a release whose photos lie in packed tars."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    both = {**photos(release, "0"), **photos(release, "1")}
+    (folder / "train_0.tar.gz").write_bytes(gzip.compress(tar_of(both)))
+    (folder / "train_1.tar.gz").write_bytes(gzip.compress(tar_of(both)))
+    script = tmp_path / "script.py"
+    script.write_text(code, encoding="utf-8")
+    words = [sys.executable, "-W", "ignore", script, release.cdn, folder, release.metadata_csv]
+    ended = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
+    assert ended.returncode == 0, ended.stderr
     assert "terminate" not in ended.stderr
+    return ended
 
 
 def test_turns_go_through_a_file_forwards() -> None:
