@@ -37,7 +37,7 @@ from tests.commands import (
     rows,
 )
 from tests.fake_cdn import FakeCDN
-from tests.test_hostile import World, add_lines, first_record, make_world
+from tests.hostile_world import World, add_lines, first_record, make_world
 
 BUCKET = "https://open-images-dataset.s3.amazonaws.com/train"
 MEASURES = ("_width", "_height", "_sha256")

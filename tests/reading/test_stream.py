@@ -128,7 +128,7 @@ def test_every_config_goes_on(release: SampleRelease, cdn: FakeCDN, config: str)
     assert before + ids(again) == whole
 
 
-@pytest.mark.parametrize(("read", "seed"), [(0, 1), (1, 2), (17, 3), (SFT - 1, 4)])
+@pytest.mark.parametrize(("read", "seed"), [(0, 1), (17, 3), (SFT - 1, 4)])
 def test_a_shuffled_stream_goes_on(
     release: SampleRelease, cdn: FakeCDN, read: int, seed: int
 ) -> None:
@@ -314,7 +314,7 @@ def check_rows(rows: list[dict[str, Any]]) -> int:
     return images
 
 
-@pytest.mark.parametrize("count", [0, 1, 2, 50, SFT])
+@pytest.mark.parametrize("count", [0, 1, 50, SFT])
 def test_skip_and_take_part_a_stream(release: SampleRelease, cdn: FakeCDN, count: int) -> None:
     # 4.8.5 leaves out too little where a stream comes by tables
     first, rest = ids(stream(release, cdn).take(count)), ids(stream(release, cdn).skip(count))
