@@ -49,6 +49,9 @@ def test_usual_lines_are_taken_together(config):
 @given(DATA)
 @settings(max_examples=100)
 @example(("sft", [b'{"a": 1}{"b": 2}', b""]))
+@example(
+    ("sft", [json.dumps(MAKE["sft"]()).replace("{", '{"note": ' + "9" * 5000 + ", ", 1).encode()])
+)
 @example(("sft", [b'{"open_image_input_url":', b"1}"]))
 @example(("multi_turn", [b'{"files": [null], "metadata_edit_turn_prompts": []}']))
 def test_what_is_taken_together_is_what_each_line_gives(data):
