@@ -15,7 +15,15 @@ from urllib.parse import urlsplit
 
 from pico_banana.urls import BUCKET, FLICKR_HOSTS, mirrored, where_asked
 
-__all__ = ["SOURCES", "Finder", "Place", "Source", "below_base", "input_sources_of"]
+__all__ = [
+    "SOURCES",
+    "TRAIN_FOLDERS",
+    "Finder",
+    "Place",
+    "Source",
+    "below_base",
+    "input_sources_of",
+]
 
 
 class Place(NamedTuple):
@@ -36,6 +44,9 @@ class Place(NamedTuple):
         """Whether the address is a local path; that may hold "://" too, from a record's URL."""
         return os.path.isabs(self.address)
 
+
+TRAIN_FOLDERS = (*[f"train_{digit}" for digit in "0123456789abcdef"], "train")
+"""Where photos lie in the folder `open_images`, if not in itself: as the tars name it, or all."""
 
 Finder = Callable[[str, str | None], Sequence[Place]]
 """Returns the places of a photo, by its published URL and its ImageID, None where it has none."""
@@ -84,7 +95,7 @@ class Source:
 def _in_folder(open_images: str | None, _mirrors: Mapping[str, str]) -> Finder:
     """Photos as files: train_0/<ImageID>.jpg, train/<ImageID>.jpg or <ImageID>.jpg."""
     root = open_images or ""
-    folders = {name: os.path.join(root, name) for name in [*_TRAIN_DIGITS, "train"]}
+    folders = {name: os.path.join(root, name) for name in TRAIN_FOLDERS}
     # A file's own folder comes first: mostly it lies there, and no other must be looked at. What
     # may be read is the same for all places of a folder: they share one tuple.
     within = {name: (folder, root, *folders.values()) for name, folder in folders.items()}
@@ -98,9 +109,6 @@ def _in_folder(open_images: str | None, _mirrors: Mapping[str, str]) -> Finder:
         ]
 
     return find
-
-
-_TRAIN_DIGITS = [f"train_{digit}" for digit in "0123456789abcdef"]
 
 
 def _in_tars(open_images: str | None, _mirrors: Mapping[str, str]) -> Finder:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import enum
+import errno
 from typing import NamedTuple
 
 from pico_banana.errors import CONTROLS
 
-__all__ = ["AskError", "GivenUpError", "Missing", "MissingReason"]
+__all__ = ["AskError", "GivenUpError", "Missing", "MissingReason", "reason_of_fault"]
 
 
 class MissingReason(str, enum.Enum):
@@ -56,6 +57,21 @@ _TRANSIENT = {
     MissingReason.CONNECTION,
     MissingReason.TRUNCATED,
 }
+
+
+# Only these say something of the file itself. All else (ESTALE, EIO, ETIMEDOUT, no more files may
+# be open, …) is the system's or the disk's trouble of the moment.
+_ABSENT_ERRNOS = {errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG}
+_REFUSED_ERRNOS = {errno.EACCES, errno.EPERM, errno.ELOOP, errno.EISDIR}
+
+
+def reason_of_fault(error: OSError) -> MissingReason:
+    """Return what a fault of a file system means: absent, refused, or one that may pass."""
+    if error.errno in _ABSENT_ERRNOS or isinstance(error, (FileNotFoundError, NotADirectoryError)):
+        return MissingReason.NOT_FOUND
+    if error.errno in _REFUSED_ERRNOS or isinstance(error, (PermissionError, IsADirectoryError)):
+        return MissingReason.FORBIDDEN
+    return MissingReason.CONNECTION
 
 
 class Missing(NamedTuple):

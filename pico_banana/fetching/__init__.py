@@ -5,6 +5,7 @@
 | `sources` | one image reference → the ordered places to try; pure |
 | `links` | the addresses that a row's images have where no bytes are fetched |
 | `files` | images from folders and fsspec places, and nothing outside of them |
+| `folders` | the folders that were there in a run |
 | `inspect` | looks into bytes: known format, whole, size in pixels |
 | `room` | the memory of what is fetched and not yet handed over |
 | `transport` | one request to one place, with checked redirects |

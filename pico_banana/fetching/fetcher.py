@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pico_banana.errors import WorkError
+from pico_banana.fetching.folders import Folders
 from pico_banana.fetching.inspect import Fetched, FlawError, ImageFormat, inspect
 from pico_banana.fetching.room import Room, Ticket
 from pico_banana.fetching.sources import ImageRef, Sources
@@ -82,7 +82,7 @@ class _Engine:
     def __init__(self, settings: Settings, budgets: Budgets, tally: Tally, *, decode: bool) -> None:
         self._policy: FetchPolicy = settings.fetch
         self._decode, self._tally, self.budgets = decode, tally, budgets
-        self._open_images = settings.open_images
+        self._folders = Folders(settings)
         self._pool = ThreadPoolExecutor(4, thread_name_prefix="pico-banana-look")
         sources = Sources(settings)
         guard = AddressGuard(sources.allowed_hosts(), sources.named_hosts())
@@ -151,24 +151,18 @@ class _Engine:
                 missing = Missing(ref.url, reason, tries, place.address, error.detail)
             else:
                 self.budgets.count(host, "got")
+                if place.is_local:
+                    self._folders.note(place.address)
                 return found
             self.budgets.count(host, "missing", missing.reason)
             return missing
 
     def _reason(self, place: Place, error: AskError) -> MissingReason:
+        if error.reason is not MissingReason.NOT_FOUND or not place.is_local:
+            return error.reason
+        self._folders.check(place.address)
         is_in_folder = place.way in SOURCES and SOURCES[place.way].needs_folder
-        if is_in_folder and error.reason is MissingReason.NOT_FOUND:
-            self._check_folder()
-            return MissingReason.NOT_LISTED
-        return error.reason
-
-    def _check_folder(self) -> None:
-        """A folder that vanished (an unmounted disk, say) must not make holes for good."""
-        if self._open_images is not None and not os.path.isdir(self._open_images):
-            raise WorkError(
-                f"open_images {self._open_images} is no folder any more; finished shards are kept, "
-                "run the same command again when it is back"
-            )
+        return MissingReason.NOT_LISTED if is_in_folder else error.reason
 
     def _backoff_s(self, failures: int) -> float:
         longest: float = min(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import os
 import stat
 from collections.abc import Callable, Iterator, Mapping
@@ -14,7 +13,7 @@ import fsspec
 
 from pico_banana.errors import bare_text
 from pico_banana.input_sources import Place
-from pico_banana.missing import AskError, MissingReason
+from pico_banana.missing import AskError, MissingReason, reason_of_fault
 
 __all__ = ["File", "find_file"]
 
@@ -39,7 +38,7 @@ def find_file(place: Place, storage_options: Mapping[str, Any]) -> File:
     if not place.is_local:
         return _remote(place, storage_options)
     with _local_errors():
-        path = os.path.realpath(place.address)
+        path = _real(place.address)
         if not any(_lies_in(path, folder) for folder in place.within):
             raise AskError(
                 MissingReason.FORBIDDEN, "it is a link, or lies behind one, that leads outside"
@@ -48,9 +47,19 @@ def find_file(place: Place, storage_options: Mapping[str, Any]) -> File:
     return File(size, lambda most: _read_local(path, most))
 
 
+def _real(path: str) -> str:
+    """Where a path really lies, or would, if it were there; `OSError` where the disk fails."""
+    try:
+        return os.path.realpath(path, strict=True)
+    except OSError as error:
+        if not reason_of_fault(error).is_absence:
+            raise
+    return os.path.realpath(path)
+
+
 def _lies_in(path: str, folder: str) -> bool:
     # The folder itself may be a link: it is the user's own.
-    real = os.path.realpath(folder)
+    real = _real(folder)
     return os.path.commonpath([path, real]) == real
 
 
@@ -74,13 +83,11 @@ def _read_local(path: str, most: int) -> bytes:
 def _local_errors() -> Iterator[None]:
     try:
         yield
-    except (FileNotFoundError, NotADirectoryError):
-        raise AskError(MissingReason.NOT_FOUND, "no such file") from None
-    except (OSError, ValueError) as error:
-        # No file has a name that is too long for its disk.
-        is_absent = getattr(error, "errno", None) == errno.ENAMETOOLONG
-        reason = MissingReason.NOT_FOUND if is_absent else MissingReason.FORBIDDEN
-        raise AskError(reason, str(error)) from None
+    except OSError as error:
+        reason = reason_of_fault(error)
+        raise AskError(reason, "no such file" if reason.is_absence else str(error)) from None
+    except ValueError as error:  # a name that no file can have
+        raise AskError(MissingReason.FORBIDDEN, str(error)) from None
 
 
 def _remote(place: Place, storage_options: Mapping[str, Any]) -> File:
@@ -115,14 +122,14 @@ def _remote_errors(storage_options: Mapping[str, Any]) -> Iterator[None]:
         yield
     except AskError:
         raise
-    except (FileNotFoundError, NotADirectoryError):
-        raise AskError(MissingReason.NOT_FOUND, "no such file") from None
     except Exception as error:  # noqa: BLE001  (see above)
         kind = type(error).__name__
         reason = MissingReason.CONNECTION
-        if isinstance(error, (PermissionError, IsADirectoryError)):
-            reason = MissingReason.FORBIDDEN
-        elif isinstance(error, (asyncio.TimeoutError, TimeoutError)) or "Timeout" in kind:
+        if isinstance(error, (asyncio.TimeoutError, TimeoutError)) or "Timeout" in kind:
             reason = MissingReason.TIMEOUT  # botocore's and urllib3's are told by their names
+        elif isinstance(error, OSError):
+            reason = reason_of_fault(error)
+        if reason.is_absence:
+            raise AskError(reason, "no such file") from None
         said = bare_text(f"{kind}: {error}".rstrip(": "), storage_options)
         raise AskError(reason, said) from None

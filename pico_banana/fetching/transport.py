@@ -25,7 +25,7 @@ from pico_banana.hosts.connections import GuardedResolver
 from pico_banana.hosts.guard import AddressGuard, PrivateAddressError
 from pico_banana.hosts.pace import Answer, Lease, Outcome
 from pico_banana.input_sources import Place
-from pico_banana.missing import AskError, MissingReason
+from pico_banana.missing import AskError, MissingReason, reason_of_fault
 from pico_banana.open_images.packed import DamageError
 from pico_banana.open_images.tars import Tars
 from pico_banana.open_images.turns import Turns
@@ -300,7 +300,13 @@ def _tar_errors(place: Place) -> Iterator[None]:
         folder = os.path.dirname(place.address)
         raise AskError(MissingReason.CORRUPT, f"a tar in {folder}: {error}") from None
     except OSError as error:
-        raise AskError(MissingReason.FORBIDDEN, str(error)) from None
+        reason = reason_of_fault(error)
+        if reason.is_absence:  # it was there, and indexed, before
+            raise WorkError(
+                f"a tar in {os.path.dirname(place.address)} is gone: {error}; finished shards are "
+                "kept, run the same command again when it is back"
+            ) from None
+        raise AskError(reason, str(error)) from None
 
 
 async def _unpacked(blocks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

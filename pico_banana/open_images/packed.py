@@ -31,6 +31,7 @@ _MAGIC = b"\x1f\x8b"
 _BLOCK_BYTES = 1024 * 1024
 _MOST_TAIL_BYTES = 64 * 1024 * 1024  # two chunks of 4 MB, of what hardly packs
 _THREADS = min(16, os.cpu_count() or 1)
+_TRIES = 3
 _ERRORS = (RuntimeError, ValueError, OSError, EOFError, zlib.error)
 """What rapidgzip and the standard library raise of a file that is damaged."""
 
@@ -244,7 +245,7 @@ class ReadableAt:
     """
 
     def __init__(self, path: str, points: SeekPoints | None) -> None:
-        self._points = points
+        self._path, self._points = path, points
         self._lock = threading.Lock()
         self._pid = os.getpid()
         self._number = -1
@@ -252,9 +253,7 @@ class ReadableAt:
         if points is None:
             self._number = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         elif memoryview(points.index):
-            place = _Begin(path, points.packed_bytes) if points.packed_bytes else path
-            self._file = rapidgzip.open(place, parallelization=1)
-            self._file.import_index(io.BytesIO(points.index))
+            self._file = _opened(path, points)
             _open.add(self)
 
     def __enter__(self) -> Self:
@@ -294,15 +293,31 @@ class ReadableAt:
         return found + bytes(memoryview(self._points.tail)[begin : begin + size - len(found)])
 
     def _unpack(self, offset: int, size: int) -> bytes:
-        try:
-            with self._lock:
-                self._file.seek(offset)
-                found: bytes = self._file.read(size)
-        except (RuntimeError, ValueError) as error:
-            raise DamageError(_first_line(error)) from None
-        if len(found) != size:
-            raise DamageError(f"{len(found)} bytes came of {size}")
-        return found
+        damage = ""
+        with self._lock:
+            # rapidgzip tells a disk's fault from damage no more than it goes on after either.
+            for _ in range(_TRIES):
+                try:
+                    self._file.seek(offset)
+                    found: bytes = self._file.read(size)
+                except (RuntimeError, ValueError) as error:
+                    damage = _first_line(error)
+                else:
+                    if len(found) == size:
+                        return found
+                    damage = f"{len(found)} bytes came of {size}"
+                assert self._points is not None
+                self._file.close()
+                self._file = _opened(self._path, self._points)
+        raise DamageError(damage)
+
+
+def _opened(path: str, points: SeekPoints) -> Any:
+    """A packed file, to be read by its seek points; `OSError` where it cannot be opened."""
+    place = _Begin(path, points.packed_bytes) if points.packed_bytes else path
+    file = rapidgzip.open(place, parallelization=1)
+    file.import_index(io.BytesIO(points.index))
+    return file
 
 
 _open: weakref.WeakSet[ReadableAt] = weakref.WeakSet()

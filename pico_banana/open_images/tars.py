@@ -6,7 +6,6 @@ is unpacked to a disk.
 
 from __future__ import annotations
 
-import glob
 import json
 import os
 import re
@@ -16,14 +15,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pico_banana.errors import ReleaseError
+from pico_banana.errors import ReleaseError, WorkError
 from pico_banana.open_images.packed import ReadableAt, SeekPoints
 from pico_banana.open_images.tar_index import index_path, mapped, stamp_of
 from pico_banana.settings import Settings
 from pico_banana.storage.cache import Fetching, Progress
+from pico_banana.storage.disk import listed
 
 __all__ = ["Member", "Tar", "Tars", "check_open_images", "tars_of"]
 
+_TAR = re.compile(r"train_.*\.tar(\.gz)?", re.DOTALL)
 _DIGIT = re.compile(r"train_([0-9a-f])\.tar")
 
 
@@ -32,9 +33,13 @@ def _untold(_: str) -> AbstractContextManager[Fetching]:
 
 
 def tars_of(folder: str) -> list[str]:
-    """Return the paths of a folder's tars, plain ones before packed ones of the same name."""
-    name = os.path.join(glob.escape(folder), "train_*.tar")
-    return sorted([*glob.glob(name), *glob.glob(name + ".gz")])
+    """Return the paths of a folder's tars, plain ones before packed ones of the same name.
+
+    Raises:
+        OSError: the folder cannot be read.
+    """
+    names = [name for name in listed(folder) if _TAR.fullmatch(name)]
+    return [os.path.join(folder, name) for name in names]
 
 
 def check_open_images(settings: Settings) -> None:
@@ -46,13 +51,18 @@ def check_open_images(settings: Settings) -> None:
     root, sources = settings.open_images, settings.sources
     if root is None or not {"folder", "tar"} & set(sources):
         return
-    if not os.path.isdir(root) or not os.access(root, os.R_OK | os.X_OK):
+    try:
+        tars = tars_of(root)
+        can_search = os.access(root, os.X_OK)
+    except OSError:
+        can_search = False
+    if not can_search:
         raise ReleaseError(
             "open_images must be a folder that can be read and holds train_0/<ImageID>.jpg, "
             f"train/<ImageID>.jpg, <ImageID>.jpg or tars, train_*.tar.gz, but got {root}",
             root,
         )
-    if "folder" not in sources and not tars_of(root):
+    if "folder" not in sources and not tars:
         raise ReleaseError(
             "open_images must hold tars, train_*.tar or train_*.tar.gz, for input_sources "
             f"names `tar`, but {root} has none",
@@ -155,7 +165,13 @@ class Tars:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         folder = settings.open_images if "tar" in settings.sources else None
-        self._paths = tars_of(folder) if folder is not None else []
+        try:
+            self._paths = tars_of(folder) if folder is not None else []
+        except OSError as error:
+            raise WorkError(
+                f"open_images {folder} cannot be read: {error}; finished shards are kept, run the "
+                "same command again when it can be"
+            ) from None
         # Open Images packs the ImageIDs that begin with x as train_x.
         digits = {path: _DIGIT.match(os.path.basename(path)) for path in self._paths}
         self._by_digit = {

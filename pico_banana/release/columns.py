@@ -8,6 +8,7 @@ line is.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -54,6 +55,9 @@ _BLOCK_BYTES = 4 * 1024 * 1024
 _FEW_LINES = 64
 # No shorter line, and none with fewer opening brackets, is nested too deeply for any parser.
 _DEEP_BYTES, _DEEP_BRACKETS = 1900, 900
+_NO_NUMBER = re.compile(rb"[:,\[]\s*-?(?:NaN|Inf)")
+_MOST_DIGITS = 4300  # Python makes no longer integers
+_LONG_NUMBER = re.compile(rb"\d{%d}" % (_MOST_DIGITS + 1))
 _SINGLE_TURN = {
     "open_image_input_url": _TEXT,
     "text": _TEXT,
@@ -241,6 +245,9 @@ def _plain_lines(text: bytes) -> Numbers | None:
     """Where each line begins, if each is braces around what no parser reads in its own way."""
     if not text.endswith(b"\n") or b"\r" in text:
         return None
+    # Arrow reads numbers that are not JSON's. Found fast, and looked at more closely.
+    if (b"NaN" in text or b"Inf" in text) and _NO_NUMBER.search(text):
+        return None
     # A lone surrogate is mended; where one may be, is not looked at here.
     if b"\\u" in text and (b"\\ud" in text or b"\\uD" in text):
         return None
@@ -259,6 +266,8 @@ def _plain_lines(text: bytes) -> Numbers | None:
         return None
     for place in np.flatnonzero(sizes > _DEEP_BYTES):
         begin, end = int(starts[place]), int(ends[place])
+        if end - begin > _MOST_DIGITS and _LONG_NUMBER.search(text, begin, end):
+            return None
         if text.count(b"[", begin, end) + text.count(b"{", begin, end) > _DEEP_BRACKETS:
             return None
     return starts

@@ -3,5 +3,6 @@
 | file | what it knows |
 | --- | --- |
 | `cache` | the folder of files that are made or fetched once |
+| `disk` | a local disk that may fail for a moment |
 | `remote` | a file wherever it lies; fetched once, going on where a fetch broke off |
 """
