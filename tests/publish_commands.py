@@ -120,7 +120,7 @@ def watched(folder: Path) -> Iterator[list[int]]:
 
     def watch() -> None:
         before = look()
-        while not is_over.is_set():
+        while not is_over.wait(0.002):
             now = look()
             both = (size for inode, size in before.items() if now.get(inode, -1) >= size)
             largest[0] = max(largest[0], sum(both))

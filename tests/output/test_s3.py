@@ -106,6 +106,7 @@ def test_slices_put_together_on_s3_are_the_output_of_a_folder(
     assert digests(tmp_path / "there") == digests(tmp_path / "here")
 
 
+@pytest.mark.long
 def test_an_output_on_s3_is_published(s3: Any, release: SampleRelease, tmp_path: Path) -> None:
     words = ["convert", "sft", *release_flags(release), "--limit", "8", "--workers", "1"]
     words += ["--records-per-shard", "4"]

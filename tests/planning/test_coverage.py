@@ -7,11 +7,12 @@ import os
 import re
 import signal
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from pico_banana.convert.demo.sample_release import SampleRelease, make_sample_release
+from pico_banana.convert.demo.sample_release import SampleRelease
 from pico_banana.open_images.index import open_index
 from pico_banana.release.records import MAX_LINE_BYTES, Record, parse_line, split_lines
 from tests.commands import arguments_of, digests, pico_banana, quick_settings, release_flags
@@ -19,12 +20,6 @@ from tests.fake_cdn import FakeCDN
 from tests.image_list import row, write
 
 NAMES = ("sft", "preference", "multi_turn", "all")
-
-
-@pytest.fixture(scope="module")
-def release(tmp_path_factory: pytest.TempPathFactory) -> SampleRelease:
-    root = tmp_path_factory.mktemp("release")
-    return make_sample_release(root, sft=40, preference=8, multi_turn=6, size=(48, 32))
 
 
 @pytest.fixture
@@ -126,15 +121,12 @@ def test_three_that_start_at_once_make_one_index(release: SampleRelease, listed:
     with FakeCDN(("/oi", listed.parent)) as server:
         place = f"{server.url}/oi/{listed.name}"
         flags = ("--cdn", release.cdn, "--open-images-metadata", place)
-        words = arguments_of("index", "sft", *flags)
-        running = [
-            subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-            for _ in range(3)
-        ]
-        said = [process.communicate(timeout=120) for process in running]
-        assert [process.returncode for process in running] == [0, 0, 0], said
-    assert len({out for out, _ in said}) == 1
-    assert sum(err.count("indexing Open Images") for _, err in said) == 1
+        with ThreadPoolExecutor(3) as threads:
+            running = [threads.submit(pico_banana, "index", "sft", *flags) for _ in range(3)]
+            ended = [one.result() for one in running]
+    assert [one.code for one in ended] == [0, 0, 0], ended
+    assert len({one.out for one in ended}) == 1
+    assert sum(one.err.count("indexing Open Images") for one in ended) == 1
     kept = [*Path(os.environ["PICO_BANANA_CACHE"]).glob("open_images/*.arrow")]
     assert len(kept) == 1
 
@@ -313,8 +305,13 @@ LINES = [
 ]
 
 
-@pytest.mark.parametrize("beginning", [b"", b"\xef\xbb\xbf", b"\n"])
-@pytest.mark.parametrize("end", [b"", b"\n", b"\xff", b"{"])
+@pytest.mark.parametrize(
+    ("beginning", "end"),
+    [
+        *[(b"", end) for end in (b"", b"\n", b"\xff", b"{")],
+        *[(beginning, b"\n") for beginning in (b"\xef\xbb\xbf", b"\n")],
+    ],
+)
 def test_lines_are_counted_as_a_plan_counts_them(made, beginning, end):
     path = made.folder / "jsonl" / JSONL["sft"]
     path.write_bytes(beginning + "\n".join(LINES).encode() + end)

@@ -6,16 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from pico_banana.convert.demo.sample_release import SampleRelease, make_sample_release
+from pico_banana.convert.demo.sample_release import SampleRelease
 from tests.commands import pico_banana, quick_settings, release_flags
 from tests.fake_cdn import FakeCDN
 
-RECORDS = 40
-
-
-@pytest.fixture(scope="module")
-def release(tmp_path_factory: pytest.TempPathFactory) -> SampleRelease:
-    return make_sample_release(tmp_path_factory.mktemp("release"), sft=RECORDS, size=(48, 32))
+RECORDS = 70
 
 
 def hours(out: str) -> dict[str, float]:
@@ -33,7 +28,7 @@ def test_hours_are_those_of_line_budget_and_cpus(release: SampleRelease, tmp_pat
         eight = pico_banana(*words, "--bandwidth", "1kbit/s", "--nodes", "8")
         assert cdn.count("*/images/*") == 0
         budget, line = f"budget of {cdn.url}", RECORDS * 1.4e6 * 8 / 1e3 / 3600
-    # 40 edits of about 1.4 MB; the inputs lie in a folder.
+    # 70 edits of about 1.4 MB; the inputs lie in a folder.
     assert [row.split() for row in one.out.splitlines() if row.startswith(f"{cdn.url} ")] == [
         [cdn.url, str(RECORDS), "0.1"]
     ]
@@ -52,11 +47,11 @@ def test_connections_bind_where_no_rate_does(release: SampleRelease, tmp_path: P
     with FakeCDN(("/cdn", release.cdn)) as cdn:
         flags = release_flags(release, f"{cdn.url}/cdn")
         ended = pico_banana("plan", "sft", *flags, *settings, "--nodes", "2")
-        # 40 requests, each taken to last 0.2 s: 8 s.
+        # 70 requests, each taken to last 0.2 s: 14 s.
         found = hours(ended.out)
-        assert found[f"budget of {cdn.url}"] == pytest.approx(8 / 3600, rel=0.2)
+        assert found[f"budget of {cdn.url}"] == pytest.approx(14 / 3600, rel=0.2)
         (cpus,) = [value for name, value in found.items() if name.startswith("CPUs, 2 x")]
-        assert 0 < cpus < 8 / 3600
+        assert 0 < cpus < 14 / 3600
         assert f"what binds 2 nodes: budget of {cdn.url}" in ended.out
 
 

@@ -47,7 +47,7 @@ MEASURES = ("_width", "_height", "_sha256")
 def release(tmp_path_factory: pytest.TempPathFactory) -> SampleRelease:
     root = tmp_path_factory.mktemp("release")
     return make_sample_release(
-        root, sft=60, preference=12, multi_turn=8, size=(96, 64), quirks=True
+        root, sft=60, preference=12, multi_turn=8, size=(48, 32), quirks=True
     )
 
 
@@ -300,6 +300,7 @@ def test_a_shard_has_up_to_50_000_records() -> None:
     assert own.shard_size("sft") == 7
 
 
+@pytest.mark.long
 def test_workers_and_killed_runs_change_no_byte(
     release: SampleRelease, cdn: FakeCDN, tmp_path: Path
 ) -> None:

@@ -166,7 +166,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> SampleRelease:
     return release
 
 
-@pytest.mark.parametrize("on_missing", ["skip", "null"])
+@pytest.mark.parametrize("on_missing", ["skip", pytest.param("null", marks=pytest.mark.long)])
 def test_what_is_found_later_stands_where_it_would_have_stood(
     large: SampleRelease, tmp_path: Path, on_missing: str
 ) -> None:
@@ -345,6 +345,7 @@ def test_retrying_is_refused_together_with_overwriting(
     assert digests(out) == digests(made / "holed")
 
 
+@pytest.mark.long
 def test_row_groups_are_read_one_by_one(tmp_path: Path) -> None:
     """Three edits of 25 MB make two row groups."""
     release = make_sample_release(tmp_path / "release", sft=5, size=(48, 32))
@@ -388,7 +389,13 @@ STEPS = {
 }
 
 
-@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize(
+    "step",
+    [
+        pytest.param(step, marks=pytest.mark.long if place != 1 else ())
+        for place, step in enumerate(STEPS)
+    ],
+)
 def test_a_kill_between_two_steps_loses_nothing(
     release: SampleRelease, cdn: FakeCDN, edits: list[str], made: Path, out: Path, step: str
 ) -> None:
@@ -447,6 +454,7 @@ def begin(
     return run
 
 
+@pytest.mark.long
 def test_killed_in_the_middle_and_continued(
     release: SampleRelease, cdn: FakeCDN, edits: list[str], made: Path, out: Path
 ) -> None:
@@ -466,6 +474,7 @@ def test_killed_in_the_middle_and_continued(
     assert not list(out.glob("**/*.tmp"))
 
 
+@pytest.mark.long
 def test_an_old_file_that_is_deleted_meanwhile_is_named(
     release: SampleRelease, cdn: FakeCDN, edits: list[str], made: Path, out: Path
 ) -> None:

@@ -169,7 +169,7 @@ def loaded(place, config, split, **arguments):
 # What holds for every release and share
 
 
-@settings(max_examples=150)
+@settings(max_examples=60)
 @given(releases_and_shares())
 def test_no_photo_is_on_both_sides_and_a_growing_share_moves_none_back(place, drawn):
     release, small, large = drawn
@@ -207,7 +207,7 @@ SELECTED = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=150)
+@settings(max_examples=60)
 @given(releases_and_shares(), SELECTED)
 def test_the_side_is_the_same_under_every_selection(place, drawn, selected):
     release, share, _ = drawn
@@ -218,7 +218,7 @@ def test_the_side_is_the_same_under_every_selection(place, drawn, selected):
         assert some.items() <= every.items()
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(releases_and_shares())
 def test_the_loader_splits_as_the_converter_does(place, drawn):
     release, share, _ = drawn

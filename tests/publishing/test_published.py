@@ -14,7 +14,7 @@ from tests.publish_commands import REPO, convert
 
 def test_plain_datasets_reads_the_published_bytes(tmp_path: Path):
     release = make_sample_release(
-        tmp_path / "release", sft=12, preference=6, multi_turn=5, photos=5, size=(96, 64)
+        tmp_path / "release", sft=12, preference=6, multi_turn=5, photos=5, size=(48, 32)
     )
     with FakeHub() as hub:
         ended = convert(release, hub, tmp_path / "out", "--validation", "0.3", configs=("all",))

@@ -54,7 +54,7 @@ print(json.dumps([refused, [entry.path for entry in tree]]))
 def release(tmp_path_factory: pytest.TempPathFactory) -> SampleRelease:
     root = tmp_path_factory.mktemp("release")
     return make_sample_release(
-        root, sft=8, preference=6, multi_turn=6, photos=5, size=(96, 64), quirks=True
+        root, sft=8, preference=6, multi_turn=6, photos=5, size=(48, 32), quirks=True
     )
 
 
@@ -66,7 +66,13 @@ WAYS = {
 }
 
 
-@pytest.fixture(scope="module", params=WAYS)
+@pytest.fixture(
+    scope="module",
+    params=[
+        "map-style",
+        *[pytest.param(w, marks=pytest.mark.long) for w in WAYS if w != "map-style"],
+    ],
+)
 def hub(
     request: pytest.FixtureRequest,
     release: SampleRelease,
@@ -116,6 +122,7 @@ def test_the_hashes_on_the_hub_are_those_of_the_published_files(
             assert hashes == digested(files)
 
 
+@pytest.mark.long
 def test_plain_datasets_reads_the_same_bytes_from_the_hub(hub: FakeHub, tmp_path: Path):
     found = client(hub, tmp_path, READ, [REPO, CONFIGS])
     for config in CONFIGS:
