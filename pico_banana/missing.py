@@ -104,6 +104,7 @@ class AskError(Exception):
         status: the HTTP status, 0 where there was none.
         retry_after_s: what the host asked for, or 0.
         sha256: of the bytes that came, where they came whole and are no whole image.
+        hint: what a person should know of the host, once.
     """
 
     def __init__(
@@ -114,12 +115,13 @@ class AskError(Exception):
         status: int = 0,
         retry_after_s: float = 0,
         sha256: str = "",
+        hint: str = "",
     ) -> None:
         # A server may say anything, and at length.
         detail = CONTROLS.sub(" ", detail[:_LONGEST])
         super().__init__(detail)
         self.reason, self.detail, self.status = reason, detail, status
-        self.retry_after_s, self.sha256 = retry_after_s, sha256
+        self.retry_after_s, self.sha256, self.hint = retry_after_s, sha256, hint
 
 
 class GivenUpError(AskError):

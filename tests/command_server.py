@@ -44,7 +44,7 @@ _MODULES = [
     *("pico_banana.fetching.fetcher", "datetime"),
 ]
 _HUB = "huggingface_hub.repocard"
-_READ_AT_IMPORT = ("PYTHON", "LD_", "OPENBLAS_", "OMP_")
+_READ_AT_IMPORT = ("PYTHON", "SSL_", "LD_", "OPENBLAS_", "OMP_")
 
 
 def _chosen(env: Mapping[str, str], *prefixes: str) -> dict[str, str]:

@@ -18,6 +18,7 @@ import os
 import re
 import signal
 import socket
+import ssl
 import struct
 import sys
 import threading
@@ -170,10 +171,15 @@ class FakeCDN:
     Each mount is a path's beginning and the folder served below it; of mounts that match, the
     first that has the file serves it. Every method may be called from any thread.
 
-    Globs are fnmatch's, over the whole decoded path: `*` crosses slashes.
+    Globs are fnmatch's, over the whole decoded path: `*` crosses slashes. With a certificate, a
+    file that holds its key too, it is asked by https.
     """
 
-    def __init__(self, *mounts: tuple[str, str | Path]):
+    def __init__(self, *mounts: tuple[str, str | Path], certificate: Path | None = None):
+        self._tls = None
+        if certificate is not None:
+            self._tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+            self._tls.load_cert_chain(certificate)
         self.url = ""  # "http://127.0.0.1:PORT", once started
         self.delay_s = 0.0  # every answer waits so long
         self.ranges = True  # whether Range requests get a 206
@@ -271,9 +277,10 @@ class FakeCDN:
             server = web.Server(self._handle, handler_cancellation=True, access_log=None)
             runner = web.ServerRunner(server, shutdown_timeout=1)
             await runner.setup()
-            site = web.TCPSite(runner, "127.0.0.1", 0, backlog=1024)
+            site = web.TCPSite(runner, "127.0.0.1", 0, backlog=1024, ssl_context=self._tls)
             await site.start()
-            ready.set_result("http://{}:{}".format(*runner.addresses[0]))
+            scheme = "http" if self._tls is None else "https"
+            ready.set_result("{}://{}:{}".format(scheme, *runner.addresses[0]))
         except BaseException as error:
             ready.set_exception(error)
             raise

@@ -7,6 +7,7 @@
 | `files` | images from folders and fsspec places, and nothing outside of them |
 | `folders` | the folders that were there in a run |
 | `inspect` | looks into bytes: known format, whole, size in pixels |
+| `http_faults` | what an exception of the HTTP client means |
 | `room` | the memory of what is fetched and not yet handed over |
 | `transport` | one request to one place, with checked redirects |
 | `prepare` | the tars that are indexed before photos are looked for in them |

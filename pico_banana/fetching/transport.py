@@ -18,11 +18,12 @@ import aiohttp
 from yarl import URL
 
 from pico_banana import __version__
-from pico_banana.errors import ReleaseError, WorkError, bare_text, bare_url
+from pico_banana.errors import ReleaseError, WorkError, bare_url
 from pico_banana.fetching.files import find_file
+from pico_banana.fetching.http_faults import ask_error
 from pico_banana.hosts.budgets import Budgets
 from pico_banana.hosts.connections import GuardedResolver
-from pico_banana.hosts.guard import AddressGuard, PrivateAddressError
+from pico_banana.hosts.guard import AddressGuard
 from pico_banana.hosts.pace import Answer, Lease, Outcome
 from pico_banana.input_sources import Place
 from pico_banana.missing import AskError, MissingReason, reason_of_fault
@@ -166,7 +167,7 @@ class Transport:
             answer = Answer(Outcome.OK)
             raise
         except AskError as error:
-            answer = Answer(_outcome(error), error.reason, error.retry_after_s)
+            answer = Answer(_outcome(error), error.reason, error.retry_after_s, hint=error.hint)
             raise
         finally:
             measured = answer._replace(
@@ -211,7 +212,7 @@ class Transport:
                 chunked = "chunked" in response.headers.get("Transfer-Encoding", "").lower()
                 return Body(b"".join(received), response.content_length is not None or chunked)
         except (aiohttp.ClientError, asyncio.TimeoutError, OSError, ValueError) as error:
-            raise _as_ask_error(error) from None
+            raise ask_error(error) from None
 
     def _check_status(self, response: aiohttp.ClientResponse) -> None:
         status = response.status
@@ -331,21 +332,6 @@ def _outcome(error: AskError) -> Outcome:
     if error.status == _DENIED:
         return Outcome.DENIED
     return Outcome.FAILED if error.reason.is_transient else Outcome.OK
-
-
-def _as_ask_error(error: Exception) -> AskError:
-    said = bare_text(f"{type(error).__name__}: {error}".rstrip(": "))
-    if isinstance(error, asyncio.TimeoutError):
-        return AskError(MissingReason.TIMEOUT, said)
-    if isinstance(error, aiohttp.ClientPayloadError):
-        return AskError(MissingReason.TRUNCATED, said)
-    if isinstance(error, aiohttp.ClientConnectorError) and isinstance(
-        error.os_error, PrivateAddressError
-    ):
-        return AskError(MissingReason.FORBIDDEN_ADDRESS, str(error.os_error))
-    if isinstance(error, ValueError):  # yarl's and aiohttp's word for what is no URL
-        return AskError(MissingReason.FORBIDDEN_ADDRESS, said)
-    return AskError(MissingReason.CONNECTION, said)
 
 
 def _retry_after_s(value: str) -> float:

@@ -39,6 +39,7 @@ class Answer(NamedTuple):
         pause_s: how long the host asked to be left alone.
         duration_s: from the request to the last byte.
         size_bytes: the body's size.
+        hint: what a person should know of the host, once.
     """
 
     outcome: Outcome
@@ -46,6 +47,7 @@ class Answer(NamedTuple):
     pause_s: float = 0.0
     duration_s: float = 0.0
     size_bytes: int = 0
+    hint: str = ""
 
 
 class Lease(NamedTuple):
@@ -239,6 +241,7 @@ class Pace:
         self._turn = asyncio.Lock()
         self._next_s = 0.0
         self._probe: int | None = None
+        self._told: set[str] = set()
         self._answered = asyncio.Event()
         self.rate = Rate(budget, policy.recovery_s)
         self._denials, self._breaker = Denials(self.rate), Breaker(policy)
@@ -316,6 +319,9 @@ class Pace:
                 reason = MissingReason.THROTTLED
             if said := self._breaker.failed(reason, lease.granted_s, now_s, is_probe=is_probe):
                 self._say(f"{self._host} {said}")
+        if answer.hint and answer.hint not in self._told:
+            self._told.add(answer.hint)
+            self._say(f"{self._host}: {answer.hint}")
         self._answered.set()
 
     async def is_burst(self) -> bool:
