@@ -27,6 +27,7 @@ from pico_banana.open_images.packed import (
     salvaged,
 )
 from pico_banana.storage.cache import Fetching, Progress, cache_folder, local_name, made_once
+from pico_banana.storage.disk import tried
 
 __all__ = ["index_path", "mapped", "stamp_of"]
 
@@ -43,7 +44,7 @@ _ODD_HEADERS = (ValueError, OverflowError, EOFError)
 
 def stamp_of(path: str) -> list[int]:
     """Return what changes when a file changes: its size and its time."""
-    found = os.stat(path)
+    found = tried(os.stat, path)
     return [found.st_size, found.st_mtime_ns]
 
 
