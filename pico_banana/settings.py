@@ -56,11 +56,15 @@ class ConfigSpec(_Frozen):
     input_bytes: int
 
 
+_AMOUNTS = ("connections", "requests_per_second")
+"""Of a budget, what runs share, and what a wider glob may make less; None is no limit."""
+
+
 class HostBudget(_Frozen):
     """What one host is asked at most: connections at once, requests a second (None: no limit).
 
-    Of two values of a field the lower one is the stricter, and None is none. What a budget leaves
-    unsaid is said by that of the next wider glob, see `FetchPolicy.budget_of`.
+    What a budget leaves unsaid is said by that of the next wider glob, see
+    `FetchPolicy.budget_of`.
     """
 
     connections: int = Field(64, ge=1)
@@ -76,8 +80,9 @@ class HostBudget(_Frozen):
         return self.model_copy(update={**wider.said, **self.said})
 
     def tightened(self, wider: HostBudget) -> HostBudget:
-        """Return this budget, as strict in each of its fields as a wider glob's, or stricter."""
-        limits = {name: limit for name, limit in wider.said.items() if limit is not None}
+        """Return this budget, its amounts no more than a wider glob's."""
+        said = wider.said
+        limits = {name: said[name] for name in _AMOUNTS if said.get(name) is not None}
         stricter = {
             name: limits[name] if value is None else min(value, limits[name])
             for name, value in self.said.items()
@@ -88,9 +93,9 @@ class HostBudget(_Frozen):
     def shared(self, runs: int) -> HostBudget:
         """Return what each of so many runs may ask, of what is said; a connection at least."""
         shares = {
-            name: max(1, value // runs) if name == "connections" else value / runs
+            name: max(1, value // runs) if isinstance(value, int) else value / runs
             for name, value in self.said.items()
-            if name in ("connections", "requests_per_second") and value is not None
+            if name in _AMOUNTS and value is not None
         }
         return self.model_copy(update=shares)
 

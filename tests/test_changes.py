@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import ast
+import fnmatch
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
 from pico_banana.convert.demo.sample_release import SampleRelease
-from pico_banana.convert.options import ConvertSettings, Slice
+from pico_banana.convert.options import ConvertSettings, PublishOptions, RunOptions, Slice
 from pico_banana.fetching.inspect import inspect
+from pico_banana.input_sources import SOURCES
 from pico_banana.schema import CONFIGS, MEASURES
 from pico_banana.settings import FetchPolicy, HostBudget, Settings, build_settings
 from tests.commands import Ended, pico_banana, quick_settings, release_flags, rows
 from tests.fake_cdn import FakeCDN, status
 
+ROOT = Path(__file__).parents[1]
 CHANGES = {"PYTHONPATH": os.fspath(Path(__file__).parent / "changes")}
 IMAGES = {  # the columns of images, and the list's plural
     "sft": [("input", ""), ("edited", "")],
@@ -41,11 +46,11 @@ def changed(*words: str | os.PathLike[str]) -> Ended:
     return pico_banana(*words, env=CHANGES)
 
 
-def formats(row: dict[str, Any], config: str) -> list[str | None]:
+def trials(row: dict[str, Any], config: str) -> list[str | None]:
     """What the new measure tells of each image of a row."""
     found = []
     for prefix, plural in IMAGES[config]:
-        told = row[f"{prefix}_format{plural}"]
+        told = row[f"{prefix}_trial{plural}"]
         found += told if plural else [told]
     return found
 
@@ -72,15 +77,15 @@ def test_a_source_and_a_measure_travel_to_rows_ledgers_card_and_old_shards(
         assert len(found) == 6
         for row in found:
             assert row["input_source"] == "shelf"
-            told = formats(row, config)
+            told = trials(row, config)
             assert set(told) == {"JPEG", "PNG"}
             assert told[0] == "JPEG"
     assert changed("verify", out, "--check", "decode").code == 0
     card = (out / "README.md").read_text(encoding="utf-8")
-    assert "`flickr` (the original) or `shelf` (a copy on a shelf)" in card
+    assert "or `shelf` (a copy on a shelf)" in card
     assert "| `shelf` | 6 | 6 | 6 |" in card
-    assert "format, as Pillow names it, of the input image" in card
-    assert "format, as Pillow names it, of each rejected image" in card
+    assert "format, on trial, of the input image" in card
+    assert "format, on trial, of each rejected image" in card
 
 
 def test_a_source_and_a_measure_travel_to_plan_links_and_messages(
@@ -89,7 +94,7 @@ def test_a_source_and_a_measure_travel_to_plan_links_and_messages(
     words = [*release_flags(release), "--input-sources", "shelf", "--bandwidth", "1Gbit"]
     ended = changed("plan", "sft", *words)
     assert ended.code == 0, ended.err
-    assert "shelf.example" in ended.out  # its host has a budget
+    assert "shelf.example" in ended.out  # what it is asked for is reckoned
     out = tmp_path / "links"
     words = [*flags(release, cdn), "--images", "url", "--output", out]
     ended = changed("convert", "preference", *words)
@@ -98,9 +103,9 @@ def test_a_source_and_a_measure_travel_to_plan_links_and_messages(
         address = f"{cdn.url}/bucket/train/{row['image_id']}.jpg"
         assert row["input_image"] == {"bytes": None, "path": address}
         assert row["input_source"] == "shelf"
-        assert row["rejected_formats"] == [None] * len(row["rejected_images"])
+        assert row["rejected_trials"] == [None] * len(row["rejected_images"])
     ended = changed("plan", "sft", *release_flags(release), "--input-sources", "shelv")
-    assert "one of folder, tar, bucket, flickr, shelf" in ended.err
+    assert f"one of {', '.join(SOURCES)}, shelf, but got" in ended.err
     assert "did you mean 'shelf'?" in ended.err
     none = ["--open-images-metadata", "none"]
     assert changed("plan", "sft", *flags(release, cdn), *none).code == 2
@@ -111,7 +116,7 @@ import json, sys
 import pico_banana_400k
 config, arguments = json.loads(sys.argv[1])
 for row in pico_banana_400k.load(config, split="train", streaming=True, **arguments):
-    told = [name for name in row if "format" in name or name == "input_source"]
+    told = [name for name in row if "trial" in name or name == "input_source"]
     print(json.dumps({name: row[name] for name in told}))
 """
 
@@ -138,7 +143,7 @@ def test_a_source_and_a_measure_travel_to_the_loader(
     found = [json.loads(line) for line in ended.stdout.splitlines()]
     assert len(found) == 3
     assert {row["input_source"] for row in found} == {"shelf"}
-    assert {kind for row in found for kind in formats(row, config)} == {"JPEG", "PNG"}
+    assert {kind for row in found for kind in trials(row, config)} == {"JPEG", "PNG"}
 
 
 def test_every_measure_is_made_where_images_are_looked_into(release: SampleRelease) -> None:
@@ -173,3 +178,47 @@ def test_a_budgets_field_is_known_by_its_own_name_in_a_settings_file(name: str) 
     assert build_settings(Settings, {"fetch": {"hosts": hosts}}).fetch.budget_of(
         "example.org"
     ).said.items() >= {(name, 7)}
+
+
+def host_of_base(base: str) -> str:
+    return urlsplit(base).hostname or ""
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_a_source_has_all_that_its_row_must_say(name: str) -> None:
+    source = SOURCES[name]
+    assert source.link in SOURCES
+    assert SOURCES[source.link].is_remote
+    assert all(fnmatch.fnmatchcase(host_of_base(base), source.hosts) for base in source.bases)
+    assert not source.is_remote or source.hosts in build_settings(Settings, {}).fetch.hosts
+    documents = {
+        "README.md": [f"| `{name}` |", f"`{name}`"],
+        "docs/open-images.md": [name],
+        "ARCHITECTURE.md": [f"`{name}`"],
+    }
+    for path, words in documents.items():
+        text = (ROOT / path).read_text(encoding="utf-8")
+        assert [word for word in words if word not in text] == [], path
+    assert source.hosts in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_every_option_of_a_run_is_read_where_it_acts() -> None:
+    asked = {
+        node.attr
+        for path in (ROOT / "convert").rglob("*.py")
+        if path.name != "options.py"
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Attribute)
+    }
+    # These act by others: a property or a validator of the model.
+    others = {
+        "accept_license": "public",
+        "retry_missing": "refill",
+        "retry_missing_all": "refill",
+        "slices_at_once": "slice",
+        "disk_budget": "budget_bytes",
+        "keep_local": "budget_bytes",
+    }
+    for model in (RunOptions, PublishOptions):
+        for name in model.model_fields:
+            assert others.get(name, name) in asked, name

@@ -16,6 +16,7 @@ from pico_banana.schema import (
     CONFIGS,
     EDIT_CATEGORIES,
     EDIT_TYPES,
+    SCHEMA_VERSION,
     arrow_schema,
     category_of,
     columns,
@@ -30,7 +31,7 @@ KINDS = ("bytes", "none")  # with image columns, and without; `url` has the same
 def described(config, images):
     schema = arrow_schema(config, images=images)
     declared = json.loads(schema.metadata[b"huggingface"])
-    lines = [f"{field.name}: {field.type}" for field in schema]
+    lines = [f"version: {SCHEMA_VERSION}", *[f"{field.name}: {field.type}" for field in schema]]
     return "\n".join([*lines, "", json.dumps(declared, indent=1), ""])
 
 
@@ -142,5 +143,8 @@ if __name__ == "__main__":
     GOLDEN.mkdir(exist_ok=True)
     for config in CONFIGS:
         for images in KINDS:
-            path = GOLDEN / f"{config}-{images}.txt"
-            path.write_text(described(config, images), encoding="utf-8")
+            path, new = GOLDEN / f"{config}-{images}.txt", described(config, images)
+            old = path.read_text(encoding="utf-8") if path.exists() else ""
+            if old and old != new and old.splitlines()[0] == new.splitlines()[0]:
+                sys.exit(f"{path.name} would change: raise SCHEMA_VERSION in pico_banana/schema.py")
+            path.write_text(new, encoding="utf-8")

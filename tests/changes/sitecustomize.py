@@ -4,6 +4,7 @@ Python imports this where its folder is on the path, so it is there in worker pr
 """
 
 from pico_banana import input_sources, schema
+from pico_banana.fetching.inspect import ImageFormat
 
 BASE = "https://shelf.example/train/"
 
@@ -17,5 +18,8 @@ input_sources.SOURCES["shelf"] = input_sources.Source(
     hosts="shelf.example",
     is_usual=False,
 )
-schema.MEASURES += (schema.Measure("format", "string", "format, as Pillow names it, of"),)
+schema.MEASURES += (schema.Measure("trial", "string", "format, on trial, of"),)
 schema.SCHEMA_VERSION += 1
+
+_measures = ImageFormat.measures
+ImageFormat.measures = lambda self: {**_measures(self), "trial": self.format}

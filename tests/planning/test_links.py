@@ -21,7 +21,7 @@ from pico_banana.convert.demo.sample_release import SampleRelease, make_sample_r
 from pico_banana.convert.options import ConvertSettings
 from pico_banana.errors import SettingError
 from pico_banana.release.files import Release
-from pico_banana.schema import CONFIGS, arrow_schema, columns, features
+from pico_banana.schema import CONFIGS, MEASURES, arrow_schema, columns, features
 from pico_banana.settings import Settings, build_settings
 from pico_banana.urls import PUBLISHED_BASE
 from tests import hostile
@@ -40,7 +40,7 @@ from tests.fake_cdn import FakeCDN
 from tests.hostile_world import World, add_lines, first_record, make_world
 
 BUCKET = "https://open-images-dataset.s3.amazonaws.com/train"
-MEASURES = ("_width", "_height", "_sha256")
+MEASURED = tuple(f"_{measure.name}" for measure in MEASURES if measure.name != "url")
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +76,7 @@ def link(
 
 
 def is_measure(name: str) -> bool:
-    return name.removesuffix("s").endswith(MEASURES)
+    return name.removesuffix("s").endswith(MEASURED)
 
 
 def is_image(name: str) -> bool:

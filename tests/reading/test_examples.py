@@ -11,7 +11,7 @@ from pico_banana.missing import Missing, MissingReason
 from pico_banana.open_images.index import Photo
 from pico_banana.reading.examples import image_refs, make_example
 from pico_banana.release.records import Line, Record
-from pico_banana.schema import CONFIGS, arrow_schema, columns
+from pico_banana.schema import CONFIGS, MEASURES, arrow_schema, columns
 from pico_banana.settings import Settings, build_settings
 from pico_banana.urls import PUBLISHED_BASE
 
@@ -43,12 +43,13 @@ RECORDS = {
     ),
 }  # fmt: skip
 EDITED = {"sft": "edited_image", "preference": "chosen_image", "multi_turn": "edited_images"}
-MEASURED = ("url", "width", "height", "sha256")
+MEASURED = [measure.name for measure in MEASURES]  # the address first
 
 
 def had(url, name, number, way="cdn"):
-    size = {"width": 100 + number, "height": 200 + number}
-    measures = {"sha256": f"{number:064x}", **size}
+    known = {"sha256": f"{number:064x}", "width": 100 + number, "height": 200 + number}
+    others = {one.name: str(number) if one.kind == "string" else number for one in MEASURES}
+    measures = {**others, **known}
     return Fetched(url, name, b"bytes %d" % number, measures, None, way, 1)
 
 
@@ -241,7 +242,7 @@ def with_nulls(config, row, missing):
 
 
 def null_at(row, prefix, place):
-    for name in ("images", "widths", "heights", "sha256s"):
+    for name in ("images", *[f"{name}s" for name in MEASURED[1:]]):
         values = list(row[f"{prefix}_{name}"])
         values[place] = None
         row[f"{prefix}_{name}"] = values
