@@ -29,11 +29,13 @@ class Files(HfFileSystem):
     def modified(self, path):  # it asks for it, and the library has none
         return datetime.datetime(2026, 1, 1)
 
-con = duckdb.connect()
+# No threads of its own: one that still holds a file when Python ends is a crash.
+con = duckdb.connect(config={"threads": 1})
 con.register_filesystem(Files(block_size=16384))
 found = con.execute(
     "SELECT edit_type, count(*) FROM read_parquet('hf://datasets/me/pico/sft/*.parquet') GROUP BY 1"
 ).fetchall()
+con.close()
 print(json.dumps(dict(found)))
 """
 
