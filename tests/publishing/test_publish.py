@@ -183,6 +183,7 @@ def test_a_commit_that_landed_unheard_is_not_made_twice(
     assert committed(hub) == dict.fromkeys(parquet_of(hub.repos[REPO].commits[-1]), 1)
 
 
+@pytest.mark.long
 def test_a_refused_upload_loses_nothing(
     release: SampleRelease, local: dict[str, str], tmp_path: Path
 ):
@@ -268,6 +269,7 @@ def test_a_takedown_makes_again_only_the_shards_that_hold_the_photo(
         assert check_loadable(last) == 69
 
 
+@pytest.mark.long
 def test_another_cut_is_refused_or_replaces_in_the_last_commit(
     release: SampleRelease, tmp_path: Path
 ):

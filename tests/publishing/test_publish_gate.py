@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -16,7 +17,7 @@ import yaml
 from pico_banana.convert.demo.sample_release import SampleRelease, make_sample_release
 from tests.commands import Ended, arguments_of, digests, pico_banana, quick_settings, release_flags
 from tests.fake_cdn import FakeCDN
-from tests.fake_hub import READ_TOKEN, FakeHub
+from tests.fake_hub import READ_TOKEN, FakeHub, Repo
 from tests.hub_clients import PUSH, client
 from tests.publish_commands import REPO, convert, env_of, parquet_of, words_of
 
@@ -260,6 +261,27 @@ def test_a_disk_budget_that_no_shard_fits_is_told(release: SampleRelease, tmp_pa
         assert convert(release, hub, tmp_path / "out").code == 0
 
 
+def head_of(card: str) -> dict[str, Any]:
+    """What a card says of files and columns; `push_to_hub` writes no more than that."""
+    head = yaml.safe_load(card.split("---\n")[1])
+    return {name: head[name] for name in ("configs", "dataset_info")}
+
+
+def test_a_card_alone_keeps_what_the_head_says_of_the_files(out: Path, tmp_path: Path):
+    before = head_of((out / "README.md").read_text(encoding="utf-8"))
+    files = {os.fspath(path.relative_to(out)): path.read_bytes() for path in out.glob("sft/*")}
+    with FakeHub() as hub:
+        repo = hub.repos[REPO] = Repo(REPO, private=True)
+        repo.commit("push", {"README.md": f"---\n{yaml.safe_dump(before)}---\n".encode(), **files})
+        ended = pico_banana("publish", "--card-only", REPO, env=hub.env(tmp_path / "huggingface"))
+        assert ended.code == 0, ended.err
+    card = repo.files["README.md"].decode()
+    assert head_of(card) == before
+    assert "license: cc-by-nc-nd-4.0\n" in card
+    assert "| `sft` | `train` | 8 |" in card
+
+
+@pytest.mark.long
 def test_the_card_of_what_push_to_hub_pushed(release: SampleRelease, tmp_path: Path):
     given = {
         "cdn": os.fspath(release.cdn),

@@ -137,6 +137,7 @@ def test_a_file_that_another_run_wrote_is_seen_and_made_again(
     assert digests(out) == digests(whole)
 
 
+@pytest.mark.long
 def test_a_slice_that_is_started_twice_does_no_harm(
     release: SampleRelease, whole: Path, tmp_path: Path
 ) -> None:

@@ -110,13 +110,8 @@ def test_a_signal_while_python_imports_is_no_traceback(
 @pytest.mark.parametrize(
     ("sent", "are_stopped"),
     [
-        (signal.SIGINT, False),
-        (signal.SIGTERM, True),
-        *[
-            pytest.param(sent, are_stopped, marks=pytest.mark.long)
-            for sent, are_stopped in itertools.product(CODES, (False, True))
-            if (sent, are_stopped) not in {(signal.SIGINT, False), (signal.SIGTERM, True)}
-        ],
+        pytest.param(*case, marks=() if case == (signal.SIGTERM, True) else pytest.mark.long)
+        for case in itertools.product(CODES, (False, True))
     ],
 )
 def test_a_run_ends_within_5_seconds_whatever_its_workers_do(
@@ -168,6 +163,7 @@ def test_a_worker_that_is_asked_to_end_leaves_nothing_half_written(
     assert not list(out.glob("**/*.tmp"))
 
 
+@pytest.mark.long
 def test_what_nohup_has_switched_off_stays_so(
     release: SampleRelease, cdn: FakeCDN, tmp_path: Path
 ) -> None:
@@ -351,6 +347,7 @@ def writable(out: Path, is_so: bool) -> None:
         folder.chmod(0o755 if is_so else 0o555)
 
 
+@pytest.mark.long
 def test_an_output_that_is_deleted_underneath_is_noticed_and_not_begun_again(
     cdn: FakeCDN, begun: tuple[subprocess.Popen[str], Path]
 ) -> None:
