@@ -121,7 +121,13 @@ for row in pico_banana_400k.load(config, split="train", streaming=True, **argume
 """
 
 
-@pytest.mark.parametrize("config", CONFIGS)
+@pytest.mark.parametrize(
+    "config",
+    [
+        "preference",
+        *[pytest.param(config, marks=pytest.mark.long) for config in ("sft", "multi_turn")],
+    ],
+)
 def test_a_source_and_a_measure_travel_to_the_loader(
     config: str, release: SampleRelease, cdn: FakeCDN
 ) -> None:

@@ -345,6 +345,7 @@ def test_a_file_of_bad_lines_alone_is_no_release(
         make_plan("sft", settings, os.fspath(jsonl), manifest, None)
 
 
+@pytest.mark.long
 def test_a_signature_stands_nowhere(tmp_path: Path) -> None:
     with FakeCDN(("/", tmp_path / "release")) as cdn, FakeCDN() as decoy:
         world = make_world(tmp_path, cdn, decoy)
@@ -366,7 +367,10 @@ def test_a_signature_stands_nowhere(tmp_path: Path) -> None:
         assert_unseen(hostile.PASSWORD, out)
 
 
-@pytest.fixture(params=["refuses", "absent", "no URL"])
+LONG = [pytest.param(place, marks=pytest.mark.long) for place in ("absent", "no URL")]
+
+
+@pytest.fixture(params=["refuses", *LONG])
 def proxy(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCDN]:
     """A proxy with a password that does not work, in the environment."""
     with FakeCDN() as served:

@@ -373,6 +373,7 @@ def test_a_stream_goes_on_after_a_transient_failure(
     assert "left out" in caplog.text  # the release's bad lines
 
 
+@pytest.mark.long
 def test_a_disk_that_is_too_small_is_refused_before_any_fetch(
     release: SampleRelease, cdn: FakeCDN, tmp_path: Path
 ) -> None:

@@ -64,6 +64,7 @@ def test_a_disk_that_fails_once_in_five_looks_changes_no_byte(
     assert digests(out) == digests(calm)
 
 
+@pytest.mark.long
 def test_tars_on_such_a_disk_give_every_photo(
     release: SampleRelease, calm: Path, tmp_path: Path
 ) -> None:
@@ -106,7 +107,14 @@ def test_the_loader_has_every_row_too(release: SampleRelease) -> None:
     assert ended.stdout.split() == [str(release.good["sft"])]
 
 
-@pytest.mark.parametrize("gone", ["", "images", "images/positive-edit"])
+@pytest.mark.parametrize(
+    "gone",
+    [
+        pytest.param("", marks=pytest.mark.long),
+        pytest.param("images", marks=pytest.mark.long),
+        "images/positive-edit",
+    ],
+)
 def test_a_folder_of_the_release_that_goes_away_stops_the_run(
     gone: str, own_release: SampleRelease, cdn: FakeCDN, tmp_path: Path
 ) -> None:

@@ -521,7 +521,7 @@ def test_empty_groups_have_their_turn(release):
 # ---- the host's wishes -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("form", ["seconds", "date"])
+@pytest.mark.parametrize("form", [pytest.param("seconds", marks=pytest.mark.long), "date"])
 def test_retry_after_holds_for_the_whole_host(release, server, form):
     refs = release.edits(40)
     wish = 1 if form == "seconds" else formatdate(time.time() + 2, usegmt=True)

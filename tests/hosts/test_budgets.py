@@ -93,6 +93,7 @@ def test_connections_are_shared_by_processes(server):
     assert server.peak() == 4
 
 
+@pytest.mark.long
 def test_a_pace_and_a_pause_are_shared_by_processes(server):
     made = settings(server, connections=16, requests_per_second=10)
     server.fail("*/a1.png", fake_cdn.too_many(1))

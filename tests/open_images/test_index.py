@@ -189,6 +189,7 @@ def test_licences_come_through_in_any_order(tmp_path):
         assert found == [licences[place] or None for place in places]
 
 
+@pytest.mark.long
 @given(st.lists(st.text("0129٣_/?#.aé\n", min_size=1, max_size=12), min_size=1, unique=True))
 def test_every_listed_address_is_found(tmp_path_factory, urls):
     path = tmp_path_factory.mktemp("list") / "list.csv"

@@ -207,6 +207,7 @@ SELECTED = st.fixed_dictionaries(
 )
 
 
+@pytest.mark.long
 @settings(max_examples=60)
 @given(releases_and_shares(), SELECTED)
 def test_the_side_is_the_same_under_every_selection(place, drawn, selected):
@@ -230,6 +231,7 @@ def test_the_loader_splits_as_the_converter_does(place, drawn):
             assert loaded(place, config, split, validation=share) == urls
 
 
+@pytest.mark.long
 @settings(max_examples=30)
 @given(releases())
 @example({config: [] for config in CONFIGS})

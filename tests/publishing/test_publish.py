@@ -146,7 +146,9 @@ def test_another_machine_goes_on_and_makes_nothing_again(
         assert parquet_of(hub.repos[REPO].commits[-1]) == local
 
 
-@pytest.mark.parametrize("late", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize(
+    "late", [pytest.param(False, marks=pytest.mark.long), True], ids=["before", "after"]
+)
 def test_a_fault_at_every_endpoint_changes_nothing(
     release: SampleRelease, local: dict[str, str], tmp_path: Path, late: bool
 ):
@@ -211,6 +213,7 @@ def test_uploads_before_a_refusal_are_committed(release: SampleRelease, tmp_path
         assert check_loadable(hub.repos[REPO].commits[-1]) == 10
 
 
+@pytest.mark.long
 def test_missing_images_are_tried_again_with_one_shard_on_disk(
     release: SampleRelease, cdn: FakeCDN, local: dict[str, str], tmp_path: Path
 ):
@@ -315,6 +318,7 @@ def test_the_link_edition_is_published_by_the_same_command(
     assert "CC BY-NC-ND 4.0" in card
 
 
+@pytest.mark.long
 def test_what_a_conversion_left_is_published_first(
     release: SampleRelease, local: dict[str, str], tmp_path: Path
 ):

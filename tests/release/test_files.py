@@ -159,7 +159,7 @@ def test_a_file_that_is_not_there_is_named_at_once(cdn, code):
     assert cdn.count() == 2  # HEAD, and GET in its place
 
 
-@pytest.mark.parametrize("refuses", [False, True])
+@pytest.mark.parametrize("refuses", [pytest.param(False, marks=pytest.mark.long), True])
 def test_a_server_that_fails_for_good_is_named(cdn, refuses):
     url = cdn.url
     if refuses:

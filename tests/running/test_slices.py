@@ -89,6 +89,7 @@ def test_every_slice_has_its_share_of_every_budget(
     assert most <= 1.1 * rate + COUNT + 1
 
 
+@pytest.mark.long
 def test_more_slices_than_connections_is_said(
     release: SampleRelease, cdn: FakeCDN, tmp_path: Path
 ) -> None:

@@ -593,6 +593,7 @@ def test_an_object_store_is_continued_too(bucket, changes):
     assert left() == {Path(path).name: size}
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_an_object_that_changes_while_it_is_read(bucket):
     size = 10 * MB
