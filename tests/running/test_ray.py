@@ -142,31 +142,18 @@ def test_a_cluster_gives_the_bytes_of_a_local_worker(
 
 
 @pytest.mark.long
-def test_slices_may_be_made_by_ray_or_not(
-    two_nodes: Any, release: SampleRelease, whole: Path, tmp_path: Path
-) -> None:
-    for number, words in enumerate([by_ray(two_nodes), [], []]):
-        part = ("--slice", f"{number}/3")
-        assert pico_banana(*command(release, tmp_path / "out", *part, *words)).code == 0
-    assert pico_banana("finish", tmp_path / "out").code == 0
-    assert digests(tmp_path / "out") == digests(whole)
-
-
-@pytest.mark.long
-def test_outputs_on_s3_are_the_same_too(
+def test_slices_on_s3_by_ray_and_by_local_workers_are_the_same_too(
     two_nodes: Any, release: SampleRelease, whole: Path, s3: Any, tmp_path: Path
 ) -> None:
     # The cluster was begun before there was an AWS_ENDPOINT_URL: the run carries it there.
-    out = f"s3://{BUCKET}"
-    assert pico_banana(*command(release, f"{out}/ray", *by_ray(two_nodes))).code == 0
+    out = f"s3://{BUCKET}/out"
     for number, words in enumerate([by_ray(two_nodes), ["--workers", "4"]]):
         part = ("--slice", f"{number}/2")
-        ended = pico_banana(*command(release, f"{out}/slices", *part, *words))
+        ended = pico_banana(*command(release, out, *part, *words))
         assert ended.code == 0, ended.err
-    assert pico_banana("finish", f"{out}/slices").code == 0
-    for name in ("ray", "slices"):
-        fetch(s3, tmp_path / name, f"{name}/")
-        assert digests(tmp_path / name) == digests(whole)
+    assert pico_banana("finish", out).code == 0
+    fetch(s3, tmp_path / "out")
+    assert digests(tmp_path / "out") == digests(whole)
 
 
 # ---- nodes that die ----------------------------------------------------------------------------
