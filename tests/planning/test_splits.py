@@ -350,6 +350,7 @@ def test_parquet_and_loader_hold_no_photo_on_both_sides(release, tmp_path):
         assert [row["input_url"] for row in again] == found[config][split]
 
 
+@pytest.mark.long
 def test_a_larger_share_and_a_selection_move_no_photo_back(release, tmp_path):
     small = converted(release, tmp_path / "small", 0.2)
     large = converted(release, tmp_path / "large", 0.5)

@@ -146,9 +146,8 @@ def test_another_machine_goes_on_and_makes_nothing_again(
         assert parquet_of(hub.repos[REPO].commits[-1]) == local
 
 
-@pytest.mark.parametrize(
-    "late", [pytest.param(False, marks=pytest.mark.long), True], ids=["before", "after"]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("late", [False, True], ids=["before", "after"])
 def test_a_fault_at_every_endpoint_changes_nothing(
     release: SampleRelease, local: dict[str, str], tmp_path: Path, late: bool
 ):
