@@ -19,6 +19,7 @@ from pico_banana.errors import PicoBananaError, SettingError, UsageError, near
 from pico_banana.schema import CONFIGS, EDIT_CATEGORIES, EDIT_TYPES
 from pico_banana.settings import build_settings, read_settings_file, setting_error
 
+from .open_files import raise_open_files
 from .options import ConvertSettings, PublishOptions, RunOptions
 from .text import printable
 
@@ -215,6 +216,7 @@ def convert(
     """Fetch and write sharded Parquet; continues what is there."""
     settings = _settings(arguments, settings_file)
     options = _options(RunOptions, {**arguments, "publish": _publishing(arguments)})
+    raise_open_files()
     if settings.images == "bytes" and options.runner == "local":
         from .running.processes import load  # noqa: PLC0415
 

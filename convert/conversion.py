@@ -21,6 +21,7 @@ from pico_banana.schema import CONFIGS
 from pico_banana.storage.cache import cache_folder
 
 from .interpreter import without_collection, without_pandas
+from .open_files import check_open_files
 from .options import ConvertSettings, RunOptions
 from .output.card import CARD_NAME, write_card
 from .output.disk_budget import DiskBudget
@@ -94,6 +95,8 @@ def convert_configs(
             other settings, too little disk.
         WorkError: after work began; running again continues.
     """
+    if settings.images == "bytes" and options.runner == "local":
+        check_open_files(settings.concurrency, options.workers or _WORKERS)
     with contextlib.ExitStack() as locks:
         _check_output(store, settings)
         publication = _publication(options, store, shown)

@@ -32,7 +32,7 @@ from ..planning.task import ShardTask
 from ..screen import Counts, Say
 from ..signals import SignalError, catch, check, die_of, held, let_go
 from .base import TICK_S
-from .processes import deaf_to_sigint, worker_context
+from .processes import away_from_here, deaf_to_sigint, worker_context
 from .shard_writer import ShardWriter
 
 if TYPE_CHECKING:
@@ -160,7 +160,9 @@ class LocalRunner:
             name=f"pico-banana-worker-{len(self._workers)}",
             daemon=True,
         )
+        is_spawned = self._context.get_start_method() == "spawn"
         with (
+            away_from_here() if is_spawned else contextlib.nullcontext(),
             deaf_to_sigint(),
             held(),
         ):  # a worker that gets half of what it needs complains aloud

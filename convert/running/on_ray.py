@@ -32,6 +32,7 @@ from ..output.store import Store
 from ..planning.task import ShardTask
 from ..screen import Counts, Say
 from ..signals import ENDING, check
+from .processes import away_from_here
 from .shard_writer import ShardWriter
 
 if TYPE_CHECKING:
@@ -153,9 +154,9 @@ class RayRunner:
 
     def __exit__(self, *_: object) -> None:
         """End the tasks; what they have not finished leaves no file under its final name."""
-        with self._ending:
-            for reference in self._under_way:
-                self._ray.cancel(reference, force=True)
+        # Ray ends a job's tasks with it. Cancelled one by one, one whose reply comes at that moment
+        # ends this process in the middle: "Tried to complete task that was not pending".
+        self._ending.close()
 
     @property
     def traffic(self) -> Traffic:
@@ -202,7 +203,8 @@ class RayRunner:
         before = [(number, signal.getsignal(number)) for number in ENDING]
         try:
             _knock(self._address or os.environ.get("RAY_ADDRESS", ""))
-            self._ray.init(address=self._address, log_to_driver=False, logging_level="ERROR")
+            with away_from_here():
+                self._ray.init(address=self._address, log_to_driver=False, logging_level="ERROR")
         except (ConnectionError, RuntimeError, ValueError, OSError) as error:
             where = f"at {self._address}" if self._address else "on this machine"
             raise UsageError(

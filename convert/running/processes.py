@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import os
 import shutil
 import signal
 import sys
@@ -17,7 +18,7 @@ from multiprocessing.context import BaseContext
 
 from pico_banana.hosts.scratch import make_scratch
 
-__all__ = ["LOADED", "deaf_to_sigint", "load", "sweep", "worker_context"]
+__all__ = ["LOADED", "away_from_here", "deaf_to_sigint", "load", "sweep", "worker_context"]
 
 LOADED = ("pico_banana.convert.running.local", "pico_banana.fetching.fetcher")
 """What each worker needs: the fork server swallows it where one of them is not there."""
@@ -39,22 +40,54 @@ def worker_context() -> BaseContext:
 def load() -> None:
     """Begin to load what workers need, in a process of its own."""
     if worker_context().get_start_method() != "forkserver":
+        with away_from_here():
+            resource_tracker.ensure_running()
         return
     from multiprocessing import forkserver  # noqa: PLC0415  (not everywhere)
 
+    # `multiprocessing` makes its folder once, wherever temporary files go at that time: in one
+    # whose path is short enough, and that is swept where this process is killed.
+    before, tempfile.tempdir = tempfile.tempdir, _own_folder()
+    try:
+        util.get_temp_dir()
+    finally:
+        tempfile.tempdir = before
+    multiprocessing.set_forkserver_preload([*LOADED])
+    with away_from_here(), deaf_to_sigint():
+        forkserver.ensure_running()
+
+
+@contextlib.contextmanager
+def away_from_here() -> Iterator[None]:
+    """Stand in an empty folder meanwhile, so that what is started imports nothing from this one.
+
+    Python puts the current folder first in the path of what it starts with `-c`, and Ray that of
+    its workers. It may hold another version of this project, or a `numpy.py` of somebody's. Only
+    where this process imports from there itself (`python -m`, PYTHONPATH), so do its workers.
+    """
+    try:
+        here = os.getcwd()
+    except OSError:  # it was deleted: nothing can be imported from it
+        yield
+        return
+    if here in map(os.path.abspath, sys.path):
+        yield
+        return
+    empty = os.path.join(_own_folder(), "empty")
+    os.makedirs(empty, exist_ok=True)
+    os.chdir(empty)
+    try:
+        yield
+    finally:
+        os.chdir(here)
+
+
+def _own_folder() -> str:
+    """This process' folder for what is needed until it ends."""
     if not _scratch:
-        # `multiprocessing` makes its folder once, wherever temporary files go at that time: in one
-        # whose path is short enough, and that is swept where this process is killed.
         _scratch.append(make_scratch())
         util.Finalize(None, sweep, exitpriority=_AFTER_ITS_OWN)
-        before, tempfile.tempdir = tempfile.tempdir, _scratch[0]
-        try:
-            util.get_temp_dir()
-        finally:
-            tempfile.tempdir = before
-    multiprocessing.set_forkserver_preload([*LOADED])
-    with deaf_to_sigint():
-        forkserver.ensure_running()
+    return _scratch[0]
 
 
 @contextlib.contextmanager

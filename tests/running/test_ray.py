@@ -41,6 +41,7 @@ from tests.commands import (
 )
 from tests.fake_cdn import FakeCDN, status
 from tests.fake_s3 import BUCKET, fetch
+from tests.strangers import SCRIPT, make_strangers, noted, run_in
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
 
@@ -124,6 +125,17 @@ def command(release: SampleRelease, out: Path | str, *words: Any, cdn: FakeCDN |
 
 def by_ray(cluster: Any) -> list[str]:
     return ["--runner", "ray", "--ray-address", cluster.address]
+
+
+@pytest.mark.long
+@pytest.mark.skipif(not SCRIPT.exists(), reason="the project is not installed")
+def test_no_node_imports_from_the_folder_that_a_run_begins_in(
+    cluster: Any, release: SampleRelease, tmp_path: Path
+) -> None:
+    strange = make_strangers(tmp_path / "strange")
+    ended = run_in(strange, *command(release, tmp_path / "out", *by_ray(cluster)))
+    assert ended.code == 0, ended.err
+    assert noted(strange) == ""
 
 
 # ---- the same bytes ----------------------------------------------------------------------------
