@@ -246,7 +246,7 @@ def test_an_upload_that_is_broken_off_is_taken_back(
         words = command(own_release, cdn, f"s3://{BUCKET}/out", "--limit", "20", "--workers", "1")
         run = start([*words, "--records-per-shard", "20"])
         while PARQUET not in uploads(s3):
-            assert run.poll() is None
+            assert run.poll() is None, run.communicate()
             time.sleep(0.02)
         run.send_signal(signal.SIGTERM)
         _, said = run.communicate(timeout=30)
