@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import os
 import warnings
 from collections.abc import Iterator
@@ -24,8 +25,13 @@ def serving() -> Iterator[Any]:
         moto_server = pytest.importorskip("moto.server")
     server = moto_server.ThreadedMotoServer(ip_address="127.0.0.1", port=0)
     server.start()
+    host, port = server.get_host_and_port()
+    # What moto holds is its process', not its server's: forget what earlier ones were given.
+    with contextlib.closing(http.client.HTTPConnection(host, port)) as connection:
+        connection.request("POST", "/moto-api/reset")
+        assert connection.getresponse().status == 200
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ENDPOINT_URL", "http://{}:{}".format(*server.get_host_and_port()))
+        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
         patch.setenv("AWS_ACCESS_KEY_ID", "test")
         patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
         patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
