@@ -13,6 +13,7 @@ from PIL import ExifTags, Image, ImageFile, PngImagePlugin, features
 
 from pico_banana.fetching.inspect import FlawError, inspect
 from pico_banana.missing import MissingReason
+from tests.odd_exif import exif_with
 
 SIZE = (90, 60)
 MAX_PIXELS = 10_000
@@ -299,15 +300,6 @@ def test_any_broken_bytes_are_facts_or_a_flaw(kind, decode):
             assert isinstance(found.reason, MissingReason)  # noqa: PT017
         else:
             assert facts.width * facts.height <= MAX_PIXELS
-
-
-def exif_with(orientation, tag, kind):
-    """EXIF of an orientation and another tag, that one with four bytes as another type's value."""
-    entries = {0x0112: (3, 1, orientation.to_bytes(4, "little")), tag: (kind, 4, b"abc\0")}
-    packed = [
-        struct.pack("<HHI", at, *entry[:2]) + entry[2] for at, entry in sorted(entries.items())
-    ]
-    return b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<H", len(packed)) + b"".join(packed) + bytes(4)
 
 
 # As text, or as bytes of no known kind: what a camera's or an editor's mistake leaves there.
