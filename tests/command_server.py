@@ -215,7 +215,8 @@ def _main() -> NoReturn:
     # Worker processes import the main module of their parent.
     sys.modules["__main__"] = modules[0]
     modules[0].__name__ = "__main__"
-    util.spawnv_passfds = _spawn_by_fork
+    if sys.platform == "linux":  # elsewhere workers are started another way
+        util.spawnv_passfds = _spawn_by_fork
     modules[0].main()
     raise SystemExit
 
