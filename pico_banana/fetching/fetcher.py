@@ -160,7 +160,10 @@ class _Engine:
     def _reason(self, place: Place, error: AskError) -> MissingReason:
         if error.reason is not MissingReason.NOT_FOUND or not place.is_local:
             return error.reason
-        self._folders.check(place.address)
+        try:
+            self._folders.check(place.address)
+        except OSError:
+            return MissingReason.CONNECTION
         is_in_folder = place.way in SOURCES and SOURCES[place.way].needs_folder
         return MissingReason.NOT_LISTED if is_in_folder else error.reason
 

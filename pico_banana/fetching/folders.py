@@ -10,7 +10,6 @@ import os
 
 from pico_banana.errors import WorkError
 from pico_banana.input_sources import TRAIN_FOLDERS
-from pico_banana.missing import AskError, MissingReason
 from pico_banana.settings import Settings
 from pico_banana.storage.disk import is_folder, tried
 from pico_banana.urls import mirrored
@@ -39,14 +38,10 @@ class Folders:
 
         Raises:
             WorkError: one that was there is gone.
-            AskError: the disk does not say (connection).
+            OSError: the disk does not say.
         """
         while path != (path := os.path.dirname(path)):
-            try:
-                is_gone = path in self._known and not is_folder(path)
-            except OSError as error:
-                raise AskError(MissingReason.CONNECTION, str(error)) from None
-            if is_gone:
+            if path in self._known and not is_folder(path):
                 raise WorkError(
                     f"the folder {path} was there in this run and is no folder any more; finished "
                     "shards are kept, run the same command again when it is back"
