@@ -34,7 +34,7 @@ def classes() -> list[type[BaseException]]:
 
 
 def test_every_class_of_the_client_stands_in_the_table() -> None:
-    assert len(classes()) > 20
+    assert len(classes()) >= 20  # as 3.9 has
     assert {kind.__name__ for kind in classes()} <= {*REASONS}
 
 
