@@ -174,7 +174,7 @@ SOURCES: dict[str, Source] = {
         bases=(BUCKET,),
         hosts=urlsplit(BUCKET).hostname or "",
     ),
-    # Not usual: other bytes than the editor saw, from who bans.
+    # Only where it is named: its bytes are not those that the editor saw, and it bans.
     "flickr": Source(
         title="Flickr",
         input_source="flickr",

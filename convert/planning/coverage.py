@@ -317,7 +317,7 @@ def _table(coverages: Sequence[Coverage]) -> Table:
     table = Table("", box=None, pad_edge=False)
     for coverage in coverages:
         table.add_column(coverage.name, justify="right")
-    facts = {
+    told = {
         "records": "records",
         "bad": "bad lines",
         "inputs": "distinct inputs",
@@ -325,7 +325,7 @@ def _table(coverages: Sequence[Coverage]) -> Table:
         "by_name": "matched by file name, the host is spelled differently",
         "unmatched": "unmatched",
     }
-    for name, shown in facts.items():
+    for name, shown in told.items():
         table.add_row(shown, *[f"{getattr(coverage, name):,}" for coverage in coverages])
     for tar in sorted({tar for coverage in coverages for tar in coverage.tars}):
         table.add_row(f"photos in {tar}", *[f"{found.tars.get(tar, 0):,}" for found in coverages])

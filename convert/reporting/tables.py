@@ -55,7 +55,7 @@ def show_plan(plan: Plan, settings: ConvertSettings, console: Console) -> None:
     """Show a plan: where its lines went, its shards, edit types, odd and bad records."""
     table = _two_columns(plan.config)
     splits = Counter(shard.split for shard in plan.shards)
-    facts: list[tuple[str, int]] = [
+    counts: list[tuple[str, int]] = [
         ("lines", plan.lines),
         ("bad", len(plan.bad)),
         ("filtered", len(plan.filtered)),
@@ -65,8 +65,8 @@ def show_plan(plan: Plan, settings: ConvertSettings, console: Console) -> None:
         *[(f"odd: {kind.replace('_', ' ')}", count) for kind, count in sorted(plan.odd.items())],
     ]
     if settings.open_images_metadata != "none":
-        facts.append(("photos without ImageID", plan.unlisted))
-    for name, count in facts:
+        counts.append(("photos without ImageID", plan.unlisted))
+    for name, count in counts:
         table.add_row(name, f"{count:,}")
     table.add_row("estimated size", f"{plan.estimated_bytes / 1e9:,.2f} GB")
     console.print(table)
