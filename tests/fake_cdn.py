@@ -12,6 +12,7 @@ import contextlib
 import copy
 import fnmatch
 import io
+import itertools
 import math
 import mimetypes
 import os
@@ -158,6 +159,47 @@ class Request:
 
 
 @dataclass
+class Connection:
+    """One connection, by time.monotonic; `closed` is None while it is open."""
+
+    opened: float
+    was_refused: bool
+    closed: float | None = None
+    paths: list[str] = field(default_factory=list)  # of its requests
+
+
+class _Handler(web.RequestHandler):
+    """Answers the requests of one connection, and tells the server of its beginning and end."""
+
+    __slots__ = ("_cdn", "entry")
+
+    def __init__(self, cdn: "FakeCDN", *given: Any, **named: Any):
+        super().__init__(*given, **named)
+        self._cdn = cdn
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self.entry = self._cdn.opened()
+        if self.entry.was_refused:
+            _reset(transport)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._cdn.closed(self.entry)
+        super().connection_lost(exc)
+
+
+class _Server(web.Server):
+    """A server whose connections are counted."""
+
+    def __init__(self, cdn: "FakeCDN", *given: Any, **named: Any):
+        super().__init__(*given, **named)
+        self._cdn = cdn
+
+    def __call__(self) -> web.RequestHandler:
+        return _Handler(self._cdn, self, loop=self._loop, **self._kwargs)
+
+
+@dataclass
 class _Rule:
     glob: str
     answers: tuple[Answer, ...]
@@ -184,8 +226,10 @@ class FakeCDN:
         self.delay_s = 0.0  # every answer waits so long
         self.ranges = True  # whether Range requests get a 206
         self.if_range = True  # whether a stale If-Range gets the whole file
+        self.most_connections = math.inf  # those beyond are reset when they are opened
         self._mounts = [(f"{prefix.rstrip('/')}/", str(folder)) for prefix, folder in mounts]
         self._log: list[Request] = []
+        self._connections: list[Connection] = []
         self._rules: list[_Rule] = []
         self._holds: list[tuple[str, asyncio.Event]] = []
         self._changed = threading.Condition()
@@ -234,6 +278,36 @@ class FakeCDN:
             most = max(most, under_way)
         return most
 
+    @property
+    def connections(self) -> list[Connection]:
+        """A copy of every connection so far, in order of arrival."""
+        with self._changed:
+            return [copy.copy(one) for one in self._connections]
+
+    def most_open(self, glob: str = "*") -> int:
+        """The most connections that were open at once, idle ones too.
+
+        Of those that were asked for a matching path.
+        """
+        steps = []
+        for one in self.connections:
+            if any(fnmatch.fnmatchcase(path, glob) for path in one.paths):
+                steps += [(one.opened, 1), (one.closed or math.inf, -1)]
+        return max(itertools.accumulate(step for _, step in sorted(steps)), default=0)
+
+    def opened(self) -> Connection:
+        """Note a connection."""
+        with self._changed:
+            is_open = [one for one in self._connections if not one.was_refused and not one.closed]
+            entry = Connection(time.monotonic(), len(is_open) >= self.most_connections)
+            self._connections.append(entry)
+            return entry
+
+    def closed(self, entry: Connection) -> None:
+        """Note a connection's end."""
+        with self._changed:
+            entry.closed = time.monotonic()
+
     def fail(self, glob: str, *answers: Answer, forever: Answer | None = None) -> None:
         """Give each matching path these answers in turn, then `forever`, or faultless ones.
 
@@ -247,6 +321,7 @@ class FakeCDN:
         with self._changed:
             self._rules.clear()
             self._log.clear()
+            self._connections = [one for one in self._connections if one.closed is None]
 
     def hold(self, glob: str = "*") -> None:
         """Let matching requests wait, from now on, until `release`."""
@@ -274,7 +349,7 @@ class FakeCDN:
     async def _serve(self, ready: concurrent.futures.Future[str]) -> None:
         try:
             self._loop = asyncio.get_running_loop()
-            server = web.Server(self._handle, handler_cancellation=True, access_log=None)
+            server = _Server(self, self._handle, handler_cancellation=True, access_log=None)
             runner = web.ServerRunner(server, shutdown_timeout=1)
             await runner.setup()
             site = web.TCPSite(runner, "127.0.0.1", 0, backlog=1024, ssl_context=self._tls)
@@ -297,6 +372,7 @@ class FakeCDN:
         entry = Request(request.method, path, raw, request.headers, time.monotonic())
         with self._changed:
             self._log.append(entry)
+            request.protocol.entry.paths.append(path)
             self._changed.notify_all()
             gates = [gate for glob, gate in self._holds if fnmatch.fnmatchcase(path, glob)]
         try:
@@ -432,12 +508,16 @@ async def _finish(transport: asyncio.Transport | None, answer: Answer) -> None:
     if answer.end == "stall":
         await asyncio.Event().wait()  # cancelled when the client goes away or the server stops
     elif transport is not None and answer.end == "reset":
-        linger = struct.pack("ii", 1, 0)
-        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
-        transport.abort()
+        _reset(transport)
     elif transport is not None and answer.end == "close":
         transport.write_eof()  # a process forked meanwhile keeps a mere close from being seen
         transport.close()
+
+
+def _reset(transport: asyncio.Transport) -> None:
+    linger = struct.pack("ii", 1, 0)
+    transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+    transport.abort()
 
 
 def main() -> None:
