@@ -8,7 +8,16 @@ from typing import NamedTuple
 
 from pico_banana.errors import CONTROLS
 
-__all__ = ["AskError", "GivenUpError", "Missing", "MissingReason", "reason_of_fault"]
+__all__ = [
+    "AskError",
+    "GivenUpError",
+    "Missing",
+    "MissingReason",
+    "NotAskedError",
+    "RefusedError",
+    "TooManyError",
+    "reason_of_fault",
+]
 
 
 class MissingReason(str, enum.Enum):
@@ -41,6 +50,11 @@ class MissingReason(str, enum.Enum):
         return self in _ABSENT
 
     @property
+    def is_odd(self) -> bool:
+        """Whether a login page or a proxy may be what answered."""
+        return self in _ODD
+
+    @property
     def retries(self) -> int | None:
         """How often at most it is tried again; None leaves that to the policy."""
         if self in _ONCE_MORE:
@@ -49,6 +63,7 @@ class MissingReason(str, enum.Enum):
 
 
 _ABSENT = {MissingReason.NOT_FOUND, MissingReason.PLACEHOLDER, MissingReason.NOT_LISTED}
+_ODD = {MissingReason.NOT_AN_IMAGE, MissingReason.FORBIDDEN, MissingReason.FORBIDDEN_ADDRESS}
 _ONCE_MORE = {MissingReason.NOT_AN_IMAGE, MissingReason.CORRUPT}
 _TRANSIENT = {
     MissingReason.THROTTLED,
@@ -124,5 +139,17 @@ class AskError(Exception):
         self.retry_after_s, self.sha256, self.hint = retry_after_s, sha256, hint
 
 
-class GivenUpError(AskError):
-    """The host is not asked any more in this run: no request was made."""
+class RefusedError(AskError):
+    """The connection was refused, or closed before it ever answered."""
+
+
+class TooManyError(AskError):
+    """The host takes no more connections at once: no try of the image."""
+
+
+class NotAskedError(AskError):
+    """No request was made: the address is one that may not be asked."""
+
+
+class GivenUpError(NotAskedError):
+    """No request was made: the host is not asked any more in this run."""

@@ -9,6 +9,7 @@
 | `inspect` | looks into bytes: known format, whole, size in pixels |
 | `http_faults` | what an exception of the HTTP client means |
 | `room` | the memory of what is fetched and not yet handed over |
+| `sessions` | an HTTP session of one socket for each leased connection |
 | `transport` | one request to one place, with checked redirects |
 | `prepare` | the tars that are indexed before photos are looked for in them |
 | `fetcher` | the fetch engine: many images at once, tried again, bounded in bytes, in order |

@@ -11,9 +11,10 @@ import hashlib
 import os
 import random
 import threading
+import time
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -23,11 +24,12 @@ from pico_banana.fetching.inspect import Fetched, FlawError, ImageFormat, inspec
 from pico_banana.fetching.room import Room, Ticket
 from pico_banana.fetching.sources import ImageRef, Sources
 from pico_banana.fetching.transport import Body, NeedRoomError, Transport
+from pico_banana.hosts.answers import Doubt
 from pico_banana.hosts.budgets import FILES, NOWHERE, Budgets, HostBudgets
 from pico_banana.hosts.guard import AddressGuard
 from pico_banana.hosts.leases import LeasedBudgets
 from pico_banana.input_sources import SOURCES, Place
-from pico_banana.missing import AskError, GivenUpError, Missing, MissingReason
+from pico_banana.missing import AskError, Missing, MissingReason, NotAskedError, TooManyError
 from pico_banana.open_images.tars import Tars
 from pico_banana.settings import FetchPolicy, Settings
 from pico_banana.urls import host_of
@@ -54,10 +56,21 @@ class _Failures:
         self._policy = policy
         self._reasons: Counter[MissingReason] = Counter()
         self._seen: set[str] = set()
+        self._forgiven = 0
 
     @property
     def count(self) -> int:
         return self._reasons.total()
+
+    def forgive(self) -> bool:
+        """Return whether a refusal, as of one too many, is no failure.
+
+        Not where other tries fail alike: then it is this image that its host refuses.
+        """
+        if self._forgiven or self._reasons[MissingReason.CONNECTION]:
+            return False
+        self._forgiven = 1
+        return True
 
     def judge(self, reason: MissingReason, sha256: str) -> tuple[MissingReason, bool]:
         """Note a failure; return its reason, and whether it is the last try."""
@@ -66,6 +79,9 @@ class _Failures:
             return MissingReason.CORRUPT, True
         self._seen |= {sha256} - {""}
         self._reasons[reason] += 1
+        if reason is MissingReason.CONNECTION:
+            self._reasons[reason] += self._forgiven
+            self._forgiven = 0
         if reason.retries is None:
             return reason, self.count > self._policy.retries
         return reason, self._reasons[reason] > reason.retries
@@ -77,7 +93,13 @@ _END = object()
 
 
 class _Engine:
-    """The asynchronous half: fetches one reference through its places and tries."""
+    """The asynchronous half: fetches one reference through its places and tries.
+
+    Attributes:
+        room: the memory of what is fetched and not yet handed over.
+        doubted: images whose host must show by others whether it or the image is odd.
+        doubt: done when there is one more of these.
+    """
 
     def __init__(self, settings: Settings, budgets: Budgets, tally: Tally, *, decode: bool) -> None:
         self._policy: FetchPolicy = settings.fetch
@@ -89,6 +111,8 @@ class _Engine:
         self._tars = Tars(settings)
         self._transport = Transport(guard, budgets, settings, self._tars, self._pool)
         self.room = Room(self._policy.held_bytes)
+        self.doubted: frozenset[ImageRef] = frozenset()  # replaced, for others look at it
+        self.doubt: Future[None] = Future()
 
     async def close(self) -> None:
         await self._transport.close()
@@ -130,32 +154,54 @@ class _Engine:
     async def _from_place(self, ref: ImageRef, place: Place, ticket: Ticket) -> Fetched | Missing:
         """Ask one place, again while what failed may pass; and count what came of it."""
         host = FILES if place.is_local else host_of(place.address)
-        tries = 0
+        tries, doubt = 0, Doubt.ODD
         failures = _Failures(self._policy)
         while True:
             tries += 1
             try:
-                found = await self._once(ref, place, ticket, tries)
+                found, asked_s = await self._once(ref, place, ticket, tries)
             except NeedRoomError as need:
                 await ticket.take(need.size_bytes)
                 continue
-            except GivenUpError as error:
+            except NotAskedError as error:
                 missing = Missing(ref.url, error.reason, tries - 1, place.address, error.detail)
             except AskError as error:
                 ticket.give()
+                if isinstance(error, TooManyError) and failures.forgive():
+                    self.budgets.count(host, "again", error.reason)
+                    continue
                 reason, is_last = failures.judge(self._reason(place, error), error.sha256)
                 if not is_last:
                     self.budgets.count(host, "again", reason)
                     await asyncio.sleep(self._backoff_s(failures.count))
                     continue
+                if await self._is_hosts(ref, place, doubt, error):
+                    doubt = Doubt.ODD_AGAIN
+                    self.budgets.count(host, "again", reason)
+                    continue
                 missing = Missing(ref.url, reason, tries, place.address, error.detail)
             else:
-                self.budgets.count(host, "got")
+                self.budgets.count(host, "got", ago_s=time.monotonic() - asked_s)
                 if place.is_local:
                     self._folders.note(place.address)
                 return found
             self.budgets.count(host, "missing", missing.reason)
             return missing
+
+    async def _is_hosts(self, ref: ImageRef, place: Place, doubt: Doubt, error: AskError) -> bool:
+        """Whether the host answers oddly whatever it is asked: no reason to do without an image."""
+        if place.is_local or not error.reason.is_odd:
+            return False
+        # Of what is no image the detail may tell of the bytes, which differ.
+        is_image = error.reason is not MissingReason.NOT_AN_IMAGE
+        answer = f"{error.reason.value}: {error.detail}" if is_image else error.reason.value
+        self.doubted |= {ref}
+        told, self.doubt = self.doubt, Future()
+        told.set_result(None)
+        try:
+            return await self.budgets.is_hosts(host_of(place.address), doubt, answer)
+        finally:
+            self.doubted -= {ref}
 
     def _reason(self, place: Place, error: AskError) -> MissingReason:
         if error.reason is not MissingReason.NOT_FOUND or not place.is_local:
@@ -173,14 +219,18 @@ class _Engine:
         )
         return longest * random.uniform(0.5, 1)  # noqa: S311  (jitter, no secret)
 
-    async def _once(self, ref: ImageRef, place: Place, ticket: Ticket, tries: int) -> Fetched:
+    async def _once(
+        self, ref: ImageRef, place: Place, ticket: Ticket, tries: int
+    ) -> tuple[Fetched, float]:
+        """Try a place once; return the image, and when it was asked for."""
         if not ticket.taken:
             await ticket.take(self.room.guess())
         body = await self._transport.ask(place, ticket.grow)
         loop = asyncio.get_running_loop()
         sha256, image = await loop.run_in_executor(self._pool, self._look, body)
         measures = {"sha256": sha256, **image.measures()}
-        return Fetched(ref.url, ref.name, body.data, measures, image.mark, place.way, tries)
+        found = Fetched(ref.url, ref.name, body.data, measures, image.mark, place.way, tries)
+        return found, body.asked_s
 
     def _look(self, body: Body) -> tuple[str, ImageFormat]:
         data = body.data
@@ -289,7 +339,8 @@ class Fetcher:
         with self._ending(window, running):
             ended = False
             while True:
-                while not ended and self._has_room(window):
+                doubt = running.engine.doubt
+                while not ended and self._has_room(running, window):
                     if not upcoming:
                         batch = next(source, _END)
                         ended = batch is _END
@@ -299,14 +350,34 @@ class Fetcher:
                         window.uses.update(ref for group in batch for ref in group)
                     else:
                         self._submit(running, window, upcoming.popleft())
-                if window.groups:
+                if not window.groups:
+                    if ended:
+                        return
+                elif self._is_had(running, window, doubt) or ended:
                     yield self._take(running, window)
-                elif ended:
-                    return
 
-    def _has_room(self, window: _Window) -> bool:
+    def _has_room(self, running: _Running, window: _Window) -> bool:
+        # What waits for the answers to others must not keep others from being asked.
+        doubted = running.engine.doubted
+        waiting = 0
+        if doubted:
+            waiting = sum(len(one) for one in window.groups if not doubted.isdisjoint(one))
+        images = window.images - waiting
         # Twice as many as may be under way: some wait for their turn, some for the ones before.
-        return window.images < 2 * self._settings.concurrency or not window.groups
+        return images < 2 * self._settings.concurrency or not window.groups
+
+    def _is_had(self, running: _Running, window: _Window, doubt: Future[None]) -> bool:
+        """Wait for the next group's images; return False where others must be fetched before."""
+        group = [window.wanted[ref] for ref in window.groups[0]]
+        head = max((wanted.order for wanted in group), default=0)
+        running.loop.call_soon_threadsafe(running.engine.room.advance, head)
+        for wanted in group:
+            if not wanted.future.done():
+                pending: list[Future[Any]] = [wanted.future, doubt]
+                wait(pending, return_when=FIRST_COMPLETED)
+            if not wanted.future.done():
+                return False
+        return True
 
     def _submit(self, running: _Running, window: _Window, group: Group) -> None:
         for ref in group:
@@ -322,8 +393,6 @@ class Fetcher:
     def _take(self, running: _Running, window: _Window) -> list[Fetched | Missing]:
         group = window.groups.popleft()
         window.images -= len(group)
-        head = max((window.wanted[ref].order for ref in group), default=0)
-        running.loop.call_soon_threadsafe(running.engine.room.advance, head)
         results = []
         for ref in group:
             wanted = window.wanted[ref]

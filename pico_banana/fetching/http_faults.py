@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import ssl
+
+import aiohttp
 
 from pico_banana.errors import bare_text
 from pico_banana.hosts.guard import PrivateAddressError
-from pico_banana.missing import AskError, MissingReason
+from pico_banana.missing import AskError, MissingReason, RefusedError
 
 __all__ = ["REASONS", "ask_error"]
 
@@ -60,14 +63,34 @@ _CERTIFICATE = (
 )
 
 
-def ask_error(error: BaseException) -> AskError:
-    """Return the `AskError` of an exception of the client; one that is not known may pass."""
+_REFUSALS = {errno.ECONNREFUSED, errno.ECONNRESET, errno.ECONNABORTED, errno.EPIPE}
+
+
+def ask_error(error: BaseException, *, is_fresh: bool = False) -> AskError:
+    """Return the `AskError` of an exception of the client; one that is not known may pass.
+
+    Args:
+        error: what was raised.
+        is_fresh: whether it came over a connection that has never answered.
+    """
     said = bare_text(f"{type(error).__name__}: {error}".rstrip(": "))
     behind = getattr(error, "os_error", None)  # of what could not be connected to
     if isinstance(behind, PrivateAddressError):
+        # Of all names in this release none does: whoever answers for them looks into the traffic.
         return AskError(_NO_ADDRESS, str(behind))
     names = [kind.__name__ for kind in type(error).__mro__]
     reason = next((REASONS[name] for name in names if name in REASONS), _PASSES)
     cause = getattr(error, "certificate_error", error)
     is_untrusted = isinstance(cause, ssl.SSLCertVerificationError)
-    return AskError(reason, said, hint=_CERTIFICATE if is_untrusted else "")
+    hint = _CERTIFICATE if is_untrusted else ""
+    kind = RefusedError if is_fresh and _is_refusal(error) else AskError
+    return kind(reason, said, hint=hint)
+
+
+def _is_refusal(error: BaseException) -> bool:
+    """Whether the connection was refused, or closed with nothing said."""
+    behind = getattr(error, "os_error", error)
+    if isinstance(error, aiohttp.ServerDisconnectedError) or isinstance(behind, ssl.SSLEOFError):
+        return True
+    is_of_system = isinstance(behind, OSError) and behind.errno in _REFUSALS
+    return is_of_system or isinstance(behind, ConnectionError)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import email.utils
+import functools
 import os
 import time
 import zlib
@@ -12,21 +13,26 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from typing import NamedTuple, TypeVar
-from urllib.request import getproxies
 
 import aiohttp
 from yarl import URL
 
-from pico_banana import __version__
 from pico_banana.errors import ReleaseError, WorkError, bare_url
 from pico_banana.fetching.files import find_file
 from pico_banana.fetching.http_faults import ask_error
+from pico_banana.fetching.sessions import Sessions
+from pico_banana.hosts.answers import Answer, Doubt, Lease, Outcome
 from pico_banana.hosts.budgets import Budgets
-from pico_banana.hosts.connections import GuardedResolver
 from pico_banana.hosts.guard import AddressGuard
-from pico_banana.hosts.pace import Answer, Lease, Outcome
 from pico_banana.input_sources import Place
-from pico_banana.missing import AskError, MissingReason, reason_of_fault
+from pico_banana.missing import (
+    AskError,
+    MissingReason,
+    NotAskedError,
+    RefusedError,
+    TooManyError,
+    reason_of_fault,
+)
 from pico_banana.open_images.packed import DamageError
 from pico_banana.open_images.tars import Tars
 from pico_banana.open_images.turns import Turns
@@ -35,7 +41,6 @@ from pico_banana.urls import host_of
 
 __all__ = ["Body", "NeedRoomError", "Transport"]
 
-USER_AGENT = f"pico-banana-400k/{__version__}"
 _REDIRECTS = {301, 302, 303, 307, 308}
 _STATUS = {
     404: MissingReason.NOT_FOUND,
@@ -56,10 +61,17 @@ Came = TypeVar("Came")
 
 
 class Body(NamedTuple):
-    """The bytes that came, and whether the answer itself told that they are all."""
+    """The bytes that came.
+
+    Attributes:
+        data: the bytes.
+        is_whole: whether the answer itself told that they are all.
+        asked_s: when they were asked for, by `time.monotonic`.
+    """
 
     data: bytes
     is_whole: bool = True
+    asked_s: float = 0.0
 
 
 class NeedRoomError(Exception):
@@ -87,29 +99,20 @@ class Transport:
         self._storage_options = settings.storage_options
         self._slots = asyncio.Semaphore(settings.concurrency)
         self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
-        self._session = aiohttp.ClientSession(
-            # The budgets bound connections, not aiohttp.
-            connector=aiohttp.TCPConnector(
-                limit=0, resolver=GuardedResolver(guard), ttl_dns_cache=300
-            ),
-            headers={"User-Agent": USER_AGENT, "Accept-Encoding": "identity"},
-            timeout=aiohttp.ClientTimeout(
-                total=policy.total_timeout_s,
-                sock_connect=policy.connect_timeout_s,
-                sock_read=policy.read_timeout_s,
-            ),
-            trust_env=bool(getproxies()),  # else aiohttp looks for a netrc at each request
-            # Packed bodies, which nobody asked for, are unpacked here, under the size cap.
-            auto_decompress=False,
-            read_bufsize=_BLOCK_BYTES,
-        )
-        # aiohttp asks twice where a connection breaks, which no budget would know of, and has no
-        # public switch: https://github.com/aio-libs/aiohttp/issues/10790
-        self._session._retry_connection = False  # noqa: SLF001
+        self._sessions = Sessions(guard, policy)
+        self._closing: set[asyncio.Task[None]] = set()
+        budgets.on_recall(self._recalled)
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._session.close()
+        await self._sessions.close()
+
+    def _recalled(self, lease: Lease) -> None:
+        """Close a connection that others want, and say so when its socket is closed."""
+        task = asyncio.ensure_future(self._sessions.close_one(lease))
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+        task.add_done_callback(lambda _: self._budgets.closed(lease))
 
     async def ask(self, place: Place, grow: Grow) -> Body:
         """Return the bytes at a place.
@@ -123,7 +126,7 @@ class Transport:
             return await self._follow(address, grow)
         if not place.is_local:
             return await self._leased(
-                host_of(address), lambda received: self._ask_fsspec(place, grow, received)
+                host_of(address), lambda _, received: self._ask_fsspec(place, grow, received)
             )
         if place.way == "tar":
             return Body(await self._read_member(place, grow))
@@ -154,65 +157,78 @@ class Transport:
                 raise
         return lease
 
-    async def _leased(self, host: str, ask: Callable[[Received], Awaitable[Came]]) -> Came:
+    async def _leased(self, host: str, ask: Callable[[Lease, Received], Awaitable[Came]]) -> Came:
         """Make one request within its host's budget, and say what it came to."""
         lease = await self._begin(host)
         begun_s = time.monotonic()
         received: Received = []
         answer = Answer(Outcome.UNKNOWN)
         try:
-            came = await ask(received)
-            answer = Answer(Outcome.OK)
+            came = await ask(lease, received)
         except NeedRoomError:
             answer = Answer(Outcome.OK)
             raise
         except AskError as error:
             answer = Answer(_outcome(error), error.reason, error.retry_after_s, hint=error.hint)
-            raise
+            failed = error
+        else:
+            answer = Answer(Outcome.OK)
+            return came
         finally:
             measured = answer._replace(
                 duration_s=time.monotonic() - begun_s, size_bytes=sum(map(len, received))
             )
             self._slots.release()
+            if answer.outcome is Outcome.REFUSED:
+                await self._sessions.close_one(lease)
             self._budgets.release(lease, measured)
-        return came
+        raise await self._as_hosts(lease, failed) from None
+
+    async def _as_hosts(self, lease: Lease, error: AskError) -> AskError:
+        """Return the error, as the host's where what failed was no matter of the image's."""
+        if isinstance(error, RefusedError) and await self._budgets.is_crowded(lease):
+            return TooManyError(error.reason, error.detail)
+        if error.status == _DENIED and await self._budgets.is_hosts(
+            lease.host, Doubt.DENIED, error.detail
+        ):
+            detail = f"{error.detail}, as to others at once"
+            return AskError(MissingReason.THROTTLED, detail, status=_DENIED)
+        return error
 
     async def _follow(self, url: str, grow: Grow) -> Body:
+        self._guard.check(url)
         for _ in range(self._policy.max_redirects + 1):
-            self._guard.check(url)
-            answer = await self._request(url, grow)
+            answer = await self._leased(host_of(url), functools.partial(self._get, url, grow))
             if isinstance(answer, Body):
                 return answer
             url = answer
             if "photo_unavailable" in url:
                 raise AskError(MissingReason.PLACEHOLDER, f"redirected to {bare_url(url)}")
-        raise AskError(MissingReason.FORBIDDEN, f"more than {self._policy.max_redirects} redirects")
+            try:
+                self._guard.check(url)
+            except NotAskedError as error:  # but the host was, and answered with this
+                raise AskError(error.reason, f"redirected: {error.detail}") from None
+        most = self._policy.max_redirects
+        raise AskError(MissingReason.FORBIDDEN, f"more than {most} redirects")
 
-    async def _request(self, url: str, grow: Grow) -> Body | str:
+    async def _get(self, url: str, grow: Grow, lease: Lease, received: Received) -> Body | str:
         """Make one request; return the body, or the address that it redirects to."""
-        host = host_of(url)
-        try:
-            return await self._leased(host, lambda received: self._get(url, grow, received))
-        except AskError as error:
-            if error.status == _DENIED and await self._budgets.is_burst(host):
-                detail = f"{error.detail}, as to others at once"
-                raise AskError(MissingReason.THROTTLED, detail, status=_DENIED) from None
-            raise
-
-    async def _get(self, url: str, grow: Grow, received: Received) -> Body | str:
+        connection, asked_s = self._sessions.of(lease), time.monotonic()
         try:
             # Paths are quoted already; only an address that is not ASCII needs yarl's help.
             target = URL(url, encoded=url.isascii())
-            async with self._session.get(target, allow_redirects=False) as response:
+            async with connection.get(target) as response:
+                connection.is_fresh = False
                 if response.status in _REDIRECTS and "Location" in response.headers:
                     return str(target.join(URL(response.headers["Location"])))
                 self._check_status(response)
                 await self._read(response, grow, received)
                 # A chunked body has an end of its own; one that ends with its connection has none.
                 chunked = "chunked" in response.headers.get("Transfer-Encoding", "").lower()
-                return Body(b"".join(received), response.content_length is not None or chunked)
+                is_whole = response.content_length is not None or chunked
+                return Body(b"".join(received), is_whole, asked_s)
         except (aiohttp.ClientError, asyncio.TimeoutError, OSError, ValueError) as error:
-            raise ask_error(error) from None
+            raise ask_error(error, is_fresh=connection.is_fresh) from None
 
     def _check_status(self, response: aiohttp.ClientResponse) -> None:
         status = response.status
@@ -327,6 +343,8 @@ async def _unpacked(blocks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
 
 def _outcome(error: AskError) -> Outcome:
     """What a failed request says of its host; an image that is not there says nothing bad."""
+    if isinstance(error, RefusedError):
+        return Outcome.REFUSED
     if error.status in _SLOW_DOWN or error.reason is MissingReason.THROTTLED:
         return Outcome.THROTTLED
     if error.status == _DENIED:

@@ -4,7 +4,12 @@
 | --- | --- |
 | `guard` | which addresses may be asked |
 | `connections` | aiohttp's connections, to those addresses alone |
-| `pace` | one host's pace: its budget, halved when it asks for less, paused, broken off, given up |
+| `answers` | leases, answers, and what an answer says of its host |
+| `bound` | one host's open connections: who holds which, and who must give one back |
+| `crowd` | how many it takes at once, where it refuses some beside good answers |
+| `rate` | how often it is asked: halved when it asks for less, and slowly back |
+| `breaker` | its troubles, told from an image's own: down, denying, odd |
+| `pace` | all of that, kept together |
 | `traffic` | what each host was asked, and what came of it |
 | `budgets` | the budgets of all hosts, in one process |
 | `scratch` | a process' folder for its sockets, swept where it was killed |

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Callable
 from typing import Literal, Protocol
 from urllib.parse import urlsplit
 
-from pico_banana.hosts.pace import Answer, Lease, Outcome, Pace
+from pico_banana.hosts.answers import Answer, Doubt, Lease, Outcome
+from pico_banana.hosts.bound import Holder
+from pico_banana.hosts.pace import Pace
 from pico_banana.hosts.traffic import Traffic
 from pico_banana.missing import MissingReason
 from pico_banana.settings import FetchPolicy
@@ -35,13 +38,33 @@ class Budgets(Protocol):
         """
 
     def release(self, lease: Lease, answer: Answer) -> None:
-        """Give the request's place back, with what it came to."""
+        """Say that the request is over, and what it came to; its connection stays leased."""
 
-    async def is_burst(self, host: str) -> bool:
-        """Return whether the 403 that the host just gave is one of a burst."""
+    def on_recall(self, close: Callable[[Lease], None]) -> None:
+        """Set what is called where others want a connection that is idle; then say `closed`."""
 
-    def count(self, host: str, fate: Fate, reason: MissingReason | None = None) -> None:
-        """Count what became of an image, or of one request for it: got, again or missing."""
+    def closed(self, lease: Lease) -> None:
+        """Give a connection back: it is closed."""
+
+    async def is_hosts(self, host: str, doubt: Doubt, answer: str) -> bool:
+        """Return whether what failed is the host's matter, and no reason to do without the image.
+
+        Waits for other answers of the host where they decide. `answer` says what came, in words.
+        """
+
+    async def is_crowded(self, lease: Lease) -> bool:
+        """Return whether a connection was refused since there were too many at once.
+
+        Waits for the requests beside it, which decide.
+        """
+
+    def count(
+        self, host: str, fate: Fate, reason: MissingReason | None = None, ago_s: float = 0.0
+    ) -> None:
+        """Count what became of an image, or of one request for it: got, again or missing.
+
+        `ago_s` is how long ago it was asked for.
+        """
 
     def count_file(self, duration_s: float, size_bytes: int) -> None:
         """Count a local file that was read."""
@@ -65,13 +88,14 @@ class HostBudgets:
         self._policy = policy
         self._say = say or logging.getLogger("pico_banana").warning
         self._hosts: dict[str, Pace] = {}
+        self._numbers = itertools.count()
         self.traffic = Traffic()
 
     def _host(self, host: str) -> Pace:
         if host not in self._hosts:
             name = urlsplit(host).hostname or ""
             budget = self._policy.budget_of(name)
-            self._hosts[host] = Pace(host, budget, self._policy, self._say)
+            self._hosts[host] = Pace(host, budget, self._policy, self._say, self._numbers)
         return self._hosts[host]
 
     def begin(self) -> None:
@@ -79,12 +103,12 @@ class HostBudgets:
         for pace in self._hosts.values():
             pace.begin()
 
-    async def acquire(self, host: str) -> Lease:
-        """Wait until one more request to the host may begin."""
-        return await self._host(host).acquire()
+    async def acquire(self, host: str, holder: Holder | None = None) -> Lease:
+        """Wait until one more request to the host may begin; None as holder is this process."""
+        return await self._host(host).acquire(holder)
 
     def release(self, lease: Lease, answer: Answer) -> None:
-        """Give the request's place back, with what it came to."""
+        """Say that the request is over, and what it came to; its connection stays leased."""
         pace = self._host(lease.host)
         pace.release(lease, answer)
         traffic = self.traffic[lease.host]
@@ -93,17 +117,46 @@ class HostBudgets:
         if answer.outcome is not Outcome.UNKNOWN or answer.duration_s:
             traffic.request(answer.duration_s, answer.size_bytes)
 
-    async def is_burst(self, host: str) -> bool:
-        """Return whether the 403 that the host just gave is one of a burst."""
-        return await self._host(host).is_burst()
+    def on_recall(self, close: Callable[[Lease], None]) -> None:
+        """Nothing: within one process nobody wants another's connections."""
 
-    def count(self, host: str, fate: Fate, reason: MissingReason | None = None) -> None:
-        """Count what became of an image, or of one request for it: got, again or missing."""
+    def closed(self, lease: Lease) -> None:
+        """Give a connection back: it is closed."""
+        self._host(lease.host).closed(lease.number)
+
+    def leave(self, holder: Holder) -> None:
+        """Take back the connections of a holder that has ended."""
+        for pace in self._hosts.values():
+            pace.leave(holder)
+
+    async def is_hosts(self, host: str, doubt: Doubt, answer: str) -> bool:
+        """Return whether what failed is the host's matter, and no reason to do without the image.
+
+        Waits for other answers of the host where they decide. `answer` says what came, in words.
+        """
+        return await self._host(host).is_hosts(doubt, answer)
+
+    async def is_crowded(self, lease: Lease) -> bool:
+        """Return whether a connection was refused since there were too many at once.
+
+        Waits for the requests beside it, which decide.
+        """
+        return await self._host(lease.host).is_crowded(lease.number)
+
+    def count(
+        self, host: str, fate: Fate, reason: MissingReason | None = None, ago_s: float = 0.0
+    ) -> None:
+        """Count what became of an image, or of one request for it: got, again or missing.
+
+        `ago_s` is how long ago it was asked for.
+        """
         traffic = self.traffic[host]
         if reason is None:
             traffic.got += 1
         else:
             (traffic.again if fate == "again" else traffic.missing)[reason.value] += 1
+        if host in self._hosts and (reason is None or not (reason.is_transient or reason.is_odd)):
+            self._hosts[host].note_good(ago_s)
 
     def count_file(self, duration_s: float, size_bytes: int) -> None:
         """Count a local file that was read."""

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from urllib.parse import urlsplit
 
 from pico_banana.errors import bare_url
-from pico_banana.missing import AskError, MissingReason
+from pico_banana.missing import MissingReason, NotAskedError
 from pico_banana.urls import Host, is_private
 
 __all__ = [
@@ -33,12 +33,12 @@ class AddressGuard:
         self._proxies = frozenset(_proxies())
 
     def check(self, url: str) -> None:
-        """Raise `AskError` (forbidden_address) for a URL that may not be asked."""
+        """Raise `NotAskedError` (forbidden_address) for a URL that may not be asked."""
         try:
             host = Host.of(url)
         except ValueError as error:
             detail = f"{bare_url(url)} may not be asked: {error}"
-            raise AskError(MissingReason.FORBIDDEN_ADDRESS, detail) from None
+            raise NotAskedError(MissingReason.FORBIDDEN_ADDRESS, detail) from None
         if any(self._is(host, named) for named in self._named):
             return
         if is_private(host.name):
@@ -47,7 +47,7 @@ class AddressGuard:
             return
         else:
             detail = f"host {host.name}, port {host.port} of {host.scheme}, may not be asked"
-        raise AskError(MissingReason.FORBIDDEN_ADDRESS, detail)
+        raise NotAskedError(MissingReason.FORBIDDEN_ADDRESS, detail)
 
     def _is_published(self, host: Host) -> bool:
         is_named = any(_matches(host.name, named.name) for named in self._named if named.is_usual)

@@ -1,8 +1,9 @@
 """Share one process's host budgets with all processes of a run, by leases over a socket.
 
 `LeaseServer` serves one `HostBudgets`, and `LeasedBudgets` is what other processes use: every
-request takes a lease from that one place, so a budget holds for a whole run whatever its number of
-workers and machines. A worker that dies gives its leases back, because its connection closes.
+request asks that one place, and every connection is leased from it, so a budget holds for a whole
+run whatever its number of workers and machines. A process keeps a connection until others want it.
+One that dies gives its leases back, because its own connection to the server closes.
 """
 
 from __future__ import annotations
@@ -15,15 +16,15 @@ import secrets
 import shutil
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import orjson
 
+from pico_banana.hosts.answers import Answer, Doubt, Lease, Outcome
 from pico_banana.hosts.budgets import Fate, HostBudgets
-from pico_banana.hosts.pace import Answer, Lease, Outcome
 from pico_banana.hosts.scratch import make_scratch
 from pico_banana.hosts.traffic import Traffic
 from pico_banana.missing import GivenUpError, MissingReason
@@ -48,9 +49,11 @@ _GREETING_S = 10
 class LeaseServer:
     """Serves one `HostBudgets` to the processes of a run, from a thread of its own.
 
-    The protocol is a JSON list a line: `["acquire", id, host]` and `["burst", id, host]` are
-    answered by `[id, answer]`; `release`, `count` and `file` are not answered. Over a network the
-    first line is the run's word, which stands in the address; without it nothing is served.
+    The protocol is a JSON list a line: `["acquire", id, host]`, `["hosts", id, host, doubt,
+    answer]` and `["crowded", id, host, number]` are answered by `[id, answer]`; `release`,
+    `closed`, `count` and `file` are not. Told unasked is `[0, number]`: others want that idle
+    connection. Over a network the first line is the run's word, which stands in the address;
+    without it nothing is served.
 
     Args:
         policy: budgets of hosts, and how they are kept.
@@ -159,29 +162,39 @@ def _keep_alive(writer: asyncio.StreamWriter) -> None:
 
 
 class _Client:
-    """One process that takes leases from the server."""
+    """One process that takes leases from the server; a `Holder` of its connections."""
 
     def __init__(self, budgets: HostBudgets, writer: asyncio.StreamWriter) -> None:
         self._budgets, self._writer = budgets, writer
-        self._held: dict[int, Lease] = {}
+        self._leases: dict[int, Lease] = {}
+        self._under_way: set[int] = set()
         self._waiting: set[asyncio.Task[None]] = set()
 
     async def serve(self, reader: asyncio.StreamReader) -> None:
+        asked: dict[str, Callable[..., Coroutine[Any, Any, None]]] = {
+            "acquire": self._acquire,
+            "hosts": self._is_hosts,
+            "crowded": self._is_crowded,
+        }
         try:
             while line := await reader.readline():
                 verb, *rest = orjson.loads(line)
-                if verb in ("acquire", "burst"):
-                    answering = self._acquire if verb == "acquire" else self._burst
-                    task = asyncio.ensure_future(answering(*rest))
+                if verb in asked:
+                    task = asyncio.ensure_future(asked[verb](*rest))
                     self._waiting.add(task)
                     task.add_done_callback(self._waiting.discard)
                 elif verb == "release":
                     number, outcome, reason, *measures = rest
                     answer = Answer(Outcome(outcome), _reason(reason), *measures)
-                    self._budgets.release(self._held.pop(number), answer)
+                    self._under_way.discard(number)
+                    self._budgets.release(self._leases[number], answer)
+                    if answer.outcome is Outcome.REFUSED:
+                        del self._leases[number]
+                elif verb == "closed":
+                    self._budgets.closed(self._leases.pop(rest[0]))
                 elif verb == "count":
-                    host, fate, reason = rest
-                    self._budgets.count(host, fate, _reason(reason))
+                    host, fate, reason, ago_s = rest
+                    self._budgets.count(host, fate, _reason(reason), ago_s)
                 else:
                     self._budgets.count_file(*rest)
         except ConnectionError:
@@ -189,19 +202,29 @@ class _Client:
         finally:
             for task in self._waiting:
                 task.cancel()
-            for lease in self._held.values():
-                self._budgets.release(lease, Answer(Outcome.UNKNOWN))
+            for number in self._under_way:
+                self._budgets.release(self._leases[number], Answer(Outcome.UNKNOWN))
+            self._budgets.leave(self)
+
+    def recall(self, number: int) -> None:
+        """Ask for a connection back that is idle."""
+        self._answer(0, number)
 
     async def _acquire(self, number: int, host: str) -> None:
         try:
-            self._held[number] = await self._budgets.acquire(host)
+            lease = await self._budgets.acquire(host, self)
         except GivenUpError as error:
             self._answer(number, [error.reason.value, error.detail])
         else:
-            self._answer(number, None)
+            self._leases[lease.number] = lease
+            self._under_way.add(lease.number)
+            self._answer(number, lease.number)
 
-    async def _burst(self, number: int, host: str) -> None:
-        self._answer(number, await self._budgets.is_burst(host))
+    async def _is_hosts(self, number: int, host: str, doubt: str, answer: str) -> None:
+        self._answer(number, await self._budgets.is_hosts(host, Doubt(doubt), answer))
+
+    async def _is_crowded(self, number: int, host: str, connection: int) -> None:
+        self._answer(number, await self._budgets.is_crowded(Lease(host, connection, 0.0)))
 
     def _answer(self, number: int, value: Any) -> None:
         self._writer.write(orjson.dumps([number, value]) + b"\n")
@@ -225,6 +248,8 @@ class LeasedBudgets:
         self._asked: dict[int, asyncio.Future[Any]] = {}
         self._said: list[bytes] = []
         self._number = 0
+        self._close: Callable[[Lease], None] = self.closed
+        self._hosts: dict[int, str] = {}
 
     def begin(self) -> None:
         """Nothing: a run is what its server serves."""
@@ -236,35 +261,63 @@ class LeasedBudgets:
             ConnectionError: the server has ended.
             GivenUpError: the host is not asked any more in this run.
         """
-        number, granted = await self._ask("acquire", host)
-        lease = Lease(host, number, 0.0)
+        granted = await self._ask("acquire", host)
         try:
-            given_up = await asyncio.shield(granted)
+            answer = await asyncio.shield(granted)
         except asyncio.CancelledError:
-            granted.add_done_callback(lambda future: self._give_back(lease, future))
+            granted.add_done_callback(lambda future: self._give_back(host, future))
             raise
-        if given_up is not None:
-            raise GivenUpError(MissingReason(given_up[0]), given_up[1])
-        return lease
+        if isinstance(answer, list):
+            raise GivenUpError(MissingReason(answer[0]), answer[1])
+        self._hosts[answer] = host
+        return Lease(host, answer, 0.0)
 
-    def _give_back(self, lease: Lease, granted: asyncio.Future[Any]) -> None:
+    def _give_back(self, host: str, granted: asyncio.Future[Any]) -> None:
         """The lease comes though nobody wants it any more: give it back."""
-        if not granted.cancelled() and granted.exception() is None and granted.result() is None:
-            self.release(lease, Answer(Outcome.UNKNOWN))
+        if granted.cancelled() or granted.exception() is not None:
+            return
+        if not isinstance(granted.result(), list):
+            self._hosts[granted.result()] = host
+            self.release(Lease(host, granted.result(), 0.0), Answer(Outcome.UNKNOWN))
 
     def release(self, lease: Lease, answer: Answer) -> None:
-        """Give the request's place back, with what it came to."""
+        """Say that the request is over, and what it came to; its connection stays leased."""
         reason = answer.reason and answer.reason.value
+        if answer.outcome is Outcome.REFUSED:
+            del self._hosts[lease.number]
         self._tell("release", lease.number, answer.outcome.value, reason, *answer[2:])
 
-    async def is_burst(self, host: str) -> bool:
-        """Return whether the 403 that the host just gave is one of a burst."""
-        _, judged = await self._ask("burst", host)
-        return bool(await judged)
+    def on_recall(self, close: Callable[[Lease], None]) -> None:
+        """Set what is called where others want a connection that is idle; then say `closed`."""
+        self._close = close
 
-    def count(self, host: str, fate: Fate, reason: MissingReason | None = None) -> None:
-        """Count what became of an image, or of one request for it: got, again or missing."""
-        self._tell("count", host, fate, reason and reason.value)
+    def closed(self, lease: Lease) -> None:
+        """Give a connection back: it is closed."""
+        self._hosts.pop(lease.number, None)
+        self._tell("closed", lease.number)
+
+    async def is_hosts(self, host: str, doubt: Doubt, answer: str) -> bool:
+        """Return whether what failed is the host's matter, and no reason to do without the image.
+
+        Waits for other answers of the host where they decide. `answer` says what came, in words.
+        """
+        return bool(await (await self._ask("hosts", host, doubt.value, answer)))
+
+    async def is_crowded(self, lease: Lease) -> bool:
+        """Return whether a connection was refused since there were too many at once.
+
+        Waits for the requests beside it, which decide.
+        """
+        return bool(await (await self._ask("crowded", lease.host, lease.number)))
+
+    def count(
+        self, host: str, fate: Fate, reason: MissingReason | None = None, ago_s: float = 0.0
+    ) -> None:
+        """Count what became of an image, or of one request for it: got, again or missing.
+
+        `ago_s` is how long ago it was asked for.
+        """
+        self._tell("count", host, fate, reason and reason.value, ago_s)
 
     def count_file(self, duration_s: float, size_bytes: int) -> None:
         """Count a local file that was read."""
@@ -285,13 +338,13 @@ class LeasedBudgets:
                 await self._writer.wait_closed()
             self._writer = None
 
-    async def _ask(self, verb: str, host: str) -> tuple[int, asyncio.Future[Any]]:
+    async def _ask(self, verb: str, *about: Any) -> asyncio.Future[Any]:
         await self._connected()
         self._number += 1
         answered = asyncio.get_running_loop().create_future()
         self._asked[self._number] = answered
-        self._tell(verb, self._number, host)
-        return self._number, answered
+        self._tell(verb, self._number, *about)
+        return answered
 
     def _tell(self, *message: Any) -> None:
         if self._writer is None:
@@ -327,6 +380,9 @@ class LeasedBudgets:
         with contextlib.suppress(ConnectionError):
             while line := await reader.readline():
                 number, value = orjson.loads(line)
+                if not number:
+                    self._close(Lease(self._hosts[value], value, 0.0))
+                    continue
                 asked = self._asked.pop(number)
                 if not asked.done():  # cancelled
                     asked.set_result(value)

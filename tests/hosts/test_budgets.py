@@ -13,9 +13,9 @@ import pytest
 from pico_banana.fetching.fetcher import Fetcher
 from pico_banana.fetching.inspect import Fetched
 from pico_banana.fetching.sources import Sources
+from pico_banana.hosts.answers import Answer, Outcome
 from pico_banana.hosts.budgets import HostBudgets
 from pico_banana.hosts.leases import LeasedBudgets, LeaseServer
-from pico_banana.hosts.pace import Answer, Outcome
 from pico_banana.missing import MissingReason
 from pico_banana.settings import Settings, build_settings
 from pico_banana.urls import host_of

@@ -10,9 +10,11 @@ import pytest
 from pico_banana.fetching.fetcher import Fetcher
 from pico_banana.fetching.inspect import Fetched
 from pico_banana.fetching.sources import Sources
+from pico_banana.hosts.answers import Answer, Outcome
+from pico_banana.hosts.breaker import Breaker, Denials
 from pico_banana.hosts.budgets import HostBudgets
 from pico_banana.hosts.leases import LeaseServer
-from pico_banana.hosts.pace import Answer, Breaker, Denials, Outcome, Rate
+from pico_banana.hosts.rate import Rate
 from pico_banana.hosts.traffic import HostTraffic, Traffic
 from pico_banana.missing import GivenUpError, MissingReason
 from pico_banana.settings import HostBudget, Settings, build_settings
