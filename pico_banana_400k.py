@@ -21,7 +21,6 @@ import os
 import sys
 import tempfile
 import warnings
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -32,6 +31,7 @@ from datasets.exceptions import DatasetGenerationError
 
 from pico_banana.errors import PicoBananaError, SettingError, near
 from pico_banana.fetching.links import Links
+from pico_banana.reading.load_report import LoadReport
 from pico_banana.reading.reader import Range, Reader
 from pico_banana.reading.stream import ExamplesStream, warn_of_paces
 from pico_banana.release.files import Release
@@ -175,28 +175,23 @@ class PicoBanana400K(datasets.GeneratorBasedBuilder):  # type: ignore[misc]  # d
     def _generate_examples(
         self, ranges: list[Range], reader: Reader, split: str, *, strict: bool
     ) -> Iterator[tuple[int, dict[str, Any]]]:
-        missing: Counter[str] = Counter()
-        yield from reader.examples(ranges, split, missing, strict=strict)
-        self._report(missing)
+        report = LoadReport()
+        yield from reader.examples(ranges, split, report, strict=strict)
+        if self._reports is not None:
+            report.write(self._reports)  # a file, for several processes may load
 
     def _get_examples_iterable_for_split(self, split_generator: Any) -> ExamplesStream:
         """Stream by an iterable of our own; the base class has one for each range."""
         given = split_generator.gen_kwargs
         return ExamplesStream(given["reader"], given["split"], given["ranges"])
 
-    def _report(self, missing: Counter[str]) -> None:
-        """Count what is missing in a file, for several processes may load."""
-        if not missing:
-            return
-        with tempfile.NamedTemporaryFile("w", dir=self._reports, delete=False) as file:
-            json.dump(missing, file)
-
     def download_and_prepare(self, *args: Any, **given: Any) -> None:
         """Load into the cache, after a look at what that takes; see the base class.
 
         Raises:
             OSError: the disk is too small, before any image is fetched.
-            MissingImageError: an image is missing for a reason that may pass.
+            MissingImageError: an image is missing for a reason that may pass, no example is left,
+                or a host gave nothing.
         """
         if not self._is_prepared(*args, **given):
             warn_of_paces(self._settings(), given.get("num_proc") or 1)
@@ -211,14 +206,20 @@ class PicoBanana400K(datasets.GeneratorBasedBuilder):  # type: ignore[misc]  # d
                 raise
             finally:
                 self._reports = None
-            missing = _read_reports(reports)
-        if missing:
+            report = LoadReport.read(reports)
+        if report.missing:
             warnings.warn(
-                f"{NAME} {self.config.name}: images are missing for good: {_counted(missing)}; "
+                f"{NAME} {self.config.name}: images are missing for good: {report.counted}; "
                 f"on_missing is {self._settings().on_missing!r}. That is cached: to look again, "
                 f"delete {self.cache_dir}",
                 stacklevel=2,
             )
+
+    def _download_and_prepare(self, *args: Any, **given: Any) -> None:
+        """Make all splits; raise where they must not be kept, and the library keeps nothing."""
+        super()._download_and_prepare(*args, **given)
+        if self._reports is not None:
+            LoadReport.read(self._reports).refuse()
 
     def _is_prepared(self, output_dir: Any = None, *_: Any, **given: Any) -> bool:
         folder = os.fspath(output_dir or given.get("output_dir") or self.cache_dir)
@@ -267,18 +268,6 @@ def _bar(what: str) -> Iterator[Fetching]:
     finally:
         if bar is not None:
             bar.close()
-
-
-def _counted(missing: Counter[str]) -> str:
-    return ", ".join(f"{count:,} {reason}" for reason, count in sorted(missing.items()))
-
-
-def _read_reports(folder: str) -> Counter[str]:
-    total: Counter[str] = Counter()
-    for name in os.listdir(folder):
-        with open(os.path.join(folder, name), encoding="utf-8") as file:
-            total.update(json.load(file))
-    return total
 
 
 def load(

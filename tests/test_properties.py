@@ -19,6 +19,7 @@ from pico_banana.convert.output.verify import verify
 from pico_banana.convert.planning.make_plan import make_plan
 from pico_banana.errors import SettingError, UsageError
 from pico_banana.open_images.index import open_index
+from pico_banana.reading.load_report import LoadReport
 from pico_banana.reading.reader import Reader
 from pico_banana.release.files import Release
 from pico_banana.release.records import BadRecord, Record
@@ -354,6 +355,6 @@ def reader_of(place, asked):
 
 def read(reader, split):
     """The offsets of the lines of a split's examples, and how many images are missing."""
-    missing = Counter()
-    rows = reader.examples(reader.ranges(), split, missing, strict=False)
-    return [offset for offset, _ in rows], missing.total()
+    report = LoadReport()
+    rows = reader.examples(reader.ranges(), split, report, strict=False)
+    return [offset for offset, _ in rows], report.missing.total()

@@ -3,6 +3,7 @@
 | file | what it knows |
 | --- | --- |
 | `examples` | a record and its fetched images → an example |
+| `load_report` | what became of a load's images, and whether a host gave any |
 | `reader` | a config's examples range by range |
 | `stream` | these examples as `datasets` streams them, continued after any of them |
 """

@@ -11,7 +11,7 @@ import functools
 import itertools
 import logging
 from array import array
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -23,6 +23,7 @@ from pico_banana.fetching.sources import ImageRef, Sources
 from pico_banana.open_images.index import Index, Photo, index_path, mapped_index, photo_columns
 from pico_banana.open_images.tars import Tars, check_open_images
 from pico_banana.reading.examples import Example, image_refs, linked, make_example
+from pico_banana.reading.load_report import LoadReport
 from pico_banana.release.columns import columns_of
 from pico_banana.release.files import Release, state_of
 from pico_banana.release.records import BadRecord, Record
@@ -138,7 +139,7 @@ class Reader:
         return Counted(records, images)
 
     def examples(
-        self, ranges: Sequence[Range], split: str, missing: Counter[str], *, strict: bool
+        self, ranges: Sequence[Range], split: str, report: LoadReport, *, strict: bool
     ) -> Iterator[tuple[int, dict[str, Any]]]:
         """Yield key and row of each example of a split, in the order of the file.
 
@@ -148,7 +149,7 @@ class Reader:
         Args:
             ranges: which ranges to read.
             split: train or validation.
-            missing: counts missing images by reason.
+            report: told what became of the images.
             strict: raise for an image that is missing for a transient reason, since what is made
                 of the rows keeps the hole for ever.
 
@@ -156,10 +157,12 @@ class Reader:
             MissingImageError: see `strict`, and `on_missing="fail"`.
         """
         if self.settings.images != "bytes":
-            yield from self._linked(ranges, split)
+            for key, row in self._linked(ranges, split):
+                report.examples += 1
+                yield key, row
             return
         sources, selection = Sources(self.settings), Selection(self.settings)
-        begun: deque[Picked] = deque()
+        begun: deque[tuple[Picked, list[ImageRef]]] = deque()
         tars = Tars(self.settings)
 
         def batches() -> Iterator[list[list[ImageRef]]]:
@@ -169,16 +172,18 @@ class Reader:
                     known = [picked.photo.image_id for picked in mine if picked.photo is not None]
                     for note in prepare_tars(tars, self.settings, known, self._progress):
                         _log.warning("%s", note)
-                    begun.extend(mine)
-                    yield [image_refs(picked.record, picked.photo, sources) for picked in mine]
+                    refs = [image_refs(picked.record, picked.photo, sources) for picked in mine]
+                    begun.extend(zip(mine, refs, strict=True))
+                    yield refs
 
         for found in _fetcher(self.settings).in_order(batches()):
-            record, photo = begun.popleft()
+            (record, photo), refs = begun.popleft()
             example = make_example(self.config, record, photo, found, self.settings.on_missing)
-            missing.update(hole.reason.value for _, hole in example.missing)
+            report.note(refs, found)
             if strict:
                 _refuse_transient(record, example)
             if example.row is not None:
+                report.examples += 1
                 assert record.line is not None
                 yield record.line.offset, example.row
 

@@ -11,7 +11,6 @@ import copy
 import logging
 import sys
 import warnings
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -20,6 +19,7 @@ import pyarrow as pa
 from datasets.iterable_dataset import SkipExamplesIterable, _BaseExamplesIterable
 
 from pico_banana.input_sources import SOURCES
+from pico_banana.reading.load_report import LoadReport
 from pico_banana.reading.reader import Range, Reader
 from pico_banana.schema import arrow_schema
 from pico_banana.settings import Settings
@@ -76,9 +76,9 @@ class ExamplesStream(_BaseExamplesIterable):  # type: ignore[misc]  # datasets h
         if ranges and state and state["offset"] is not None:
             ranges[0] = Range(state["offset"], ranges[0].end)
         self._warn()
-        missing: Counter[str] = Counter()
+        report = LoadReport()
         try:
-            for key, row in self._reader.examples(ranges, self._split, missing, strict=False):
+            for key, row in self._reader.examples(ranges, self._split, report, strict=False):
                 while not self._ranges[place].start <= key < self._ranges[place].end:
                     place += 1
                 if state:
@@ -87,10 +87,10 @@ class ExamplesStream(_BaseExamplesIterable):  # type: ignore[misc]  # datasets h
             if state:
                 state["shard_idx"], state["offset"] = len(self._ranges), None
         finally:
-            if missing:
-                counted = sorted(missing.items())
-                said = ", ".join(f"{count:,} {reason}" for reason, count in counted)
-                _log.warning("missing images: %s", said)
+            for fault in report.faults():
+                _log.warning("%s", fault)
+            if report.missing:
+                _log.warning("missing images: %s", report.counted)
 
     @property
     def iter_arrow(self) -> Callable[[], Iterator[tuple[int, pa.Table]]]:

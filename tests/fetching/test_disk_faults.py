@@ -9,10 +9,13 @@ import subprocess
 import sys
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import pico_banana_400k
 from pico_banana.convert.demo.sample_release import SampleRelease
+from pico_banana.errors import PicoBananaError
 from pico_banana.missing import MissingReason, reason_of_fault
 from tests.commands import QUICK_FETCH, digests, pico_banana, quick_settings, rows
 from tests.fake_cdn import FakeCDN
@@ -142,6 +145,27 @@ def test_a_folder_of_the_release_that_goes_away_stops_the_run(
     ended = pico_banana(*flags)
     assert ended.code == 0, ended.err
     assert len(rows(out, "sft")) == release.good["sft"]
+
+
+@pytest.mark.parametrize("gone", ["images", "images/positive-edit"])
+def test_nothing_is_cached_of_a_folder_that_went_away(
+    gone: str, own_release: SampleRelease, tmp_path: Path
+) -> None:
+    release = own_release
+    arguments: dict[str, Any] = {
+        "cdn": os.fspath(release.cdn),
+        "open_images": os.fspath(release.open_images),
+        "open_images_metadata": os.fspath(release.metadata_csv),
+        "fetch": QUICK_FETCH,
+        "cache_dir": os.fspath(tmp_path / "datasets"),
+    }
+    assert pico_banana_400k.load("sft", split="train", limit=3, **arguments).num_rows == 3
+    folder = release.cdn / gone
+    folder.rename(tmp_path / "elsewhere")
+    with pytest.raises(PicoBananaError):
+        pico_banana_400k.load("sft", split="train", limit=30, **arguments)
+    (tmp_path / "elsewhere").rename(folder)
+    assert pico_banana_400k.load("sft", split="train", limit=30, **arguments).num_rows == 30
 
 
 def test_a_mirror_that_lacks_a_folder_from_the_beginning_has_holes(

@@ -443,6 +443,7 @@ def test_streams_of_a_packed_tar_live_through_forks_and_end_with_the_interpreter
 
 READS = """
 import collections, contextlib, os, sys
+from pico_banana.reading.load_report import LoadReport
 from pico_banana.reading.reader import Reader
 from pico_banana.settings import Settings, build_settings
 
@@ -452,7 +453,7 @@ settings = build_settings(Settings, dict(zip(names, sys.argv[1:])) | {"input_sou
 def read():
     reader = Reader("sft", settings, local=True,
                     progress=lambda _: contextlib.nullcontext(lambda *_: None))
-    rows = reader.examples(reader.ranges(), "train", collections.Counter(), strict=False)
+    rows = reader.examples(reader.ranges(), "train", LoadReport(), strict=False)
     print(len([row for row, _ in zip(rows, range(3))]), flush=True)
 
 read()

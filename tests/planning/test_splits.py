@@ -7,7 +7,6 @@ import itertools
 import json
 import math
 import os
-from collections import Counter
 from contextlib import nullcontext
 from types import SimpleNamespace
 
@@ -22,6 +21,7 @@ import pico_banana_400k
 from pico_banana.convert.demo.sample_release import make_sample_release
 from pico_banana.convert.options import ConvertSettings
 from pico_banana.convert.planning.make_plan import make_plan
+from pico_banana.reading.load_report import LoadReport
 from pico_banana.reading.reader import Reader
 from pico_banana.release.files import Release
 from pico_banana.schema import CONFIGS, EDIT_TYPES
@@ -162,7 +162,7 @@ def loaded(place, config, split, **arguments):
     """The URLs of the rows that the loader gives of a split; no image is there."""
     made = build_settings(Settings, {**place.arguments, **arguments})
     reader = Reader(config, made, local=False, progress=lambda _: nullcontext(lambda *_: None))
-    rows = reader.examples(reader.ranges(), split, Counter(), strict=False)
+    rows = reader.examples(reader.ranges(), split, LoadReport(), strict=False)
     return [row["input_url"] for _, row in rows]
 
 
