@@ -83,7 +83,7 @@ def test_every_slice_has_its_share_of_every_budget(
         assert ended.code == 0, ended.err
         assert "fewer connections" not in ended.err
     log = cdn.requests("*/images/*")
-    assert cdn.peak("*/images/*") <= connections
+    assert cdn.most_open("*/images/*") <= connections
     starts = sorted(request.started for request in log)
     most = max(sum(begin <= at < begin + 1 for at in starts) for begin in starts)
     assert most <= 1.1 * rate + COUNT + 1
@@ -103,7 +103,7 @@ def test_more_slices_than_connections_is_said(
     second = command(release, tmp_path / "out", *words, "--slice", "1/3", cdn=cdn)
     ended = pico_banana(*second, "--slices-at-once", "1")
     assert "fewer connections" not in ended.err
-    assert cdn.peak("*/images/*") == 2
+    assert cdn.most_open("*/images/*") == 2
 
 
 def test_what_is_not_finished_is_named(release: SampleRelease, tmp_path: Path) -> None:
