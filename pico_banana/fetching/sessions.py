@@ -11,7 +11,7 @@ from yarl import URL
 
 from pico_banana import __version__
 from pico_banana.hosts.answers import Lease
-from pico_banana.hosts.connections import GuardedResolver
+from pico_banana.hosts.connections import HEAD_BYTES, GuardedResolver
 from pico_banana.hosts.guard import AddressGuard
 from pico_banana.settings import FetchPolicy
 
@@ -85,6 +85,8 @@ class Sessions:
             trust_env=self._has_proxies,  # else aiohttp looks for a netrc at each request
             # Packed bodies, which nobody asked for, are unpacked here, under the size cap.
             auto_decompress=False,
+            max_line_size=HEAD_BYTES,
+            max_field_size=HEAD_BYTES,
             read_bufsize=_BLOCK_BYTES,
         )
 

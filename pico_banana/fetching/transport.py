@@ -6,6 +6,7 @@ import asyncio
 import email.utils
 import functools
 import os
+import re
 import time
 import zlib
 from collections import defaultdict
@@ -37,6 +38,7 @@ from pico_banana.open_images.packed import DamageError
 from pico_banana.open_images.tars import Tars
 from pico_banana.open_images.turns import Turns
 from pico_banana.settings import Settings
+from pico_banana.storage.remote import packings
 from pico_banana.urls import host_of
 
 __all__ = ["Body", "NeedRoomError", "Transport"]
@@ -48,9 +50,11 @@ _STATUS = {
     410: MissingReason.NOT_FOUND,
     429: MissingReason.THROTTLED,
 }
+_OK, _PART = {200, 203}, 206  # 203: a proxy on the way has changed something
 _CLIENT_ERROR, _SERVER_ERROR = range(400, 500), range(500, 600)
 _BLOCK_BYTES = 256 * 1024
-_PACKED = {"gzip", "x-gzip", "deflate"}
+_PACKED, _GZIP = {"gzip", "x-gzip", "deflate"}, b"\x1f\x8b"
+_WHOLE = re.compile(r"bytes 0-(\d+)/(\d+)")
 
 _DENIED, _SLOW_DOWN = 403, {429, 503}
 
@@ -232,7 +236,7 @@ class Transport:
 
     def _check_status(self, response: aiohttp.ClientResponse) -> None:
         status = response.status
-        if status == 200:  # noqa: PLR2004
+        if status in _OK or (status == _PART and _is_whole(response)):
             return
         if status in _STATUS:
             reason = _STATUS[status]
@@ -254,10 +258,12 @@ class Transport:
         expected = response.content_length
         if expected is not None:
             self._check_size(expected, grow)
-        is_packed = response.headers.get("Content-Encoding", "").lower() in _PACKED
-        unpacked = _unpacked if is_packed else lambda blocks: blocks
+        blocks: AsyncIterator[bytes] = response.content.iter_any()
         size = 0
-        async for block in unpacked(response.content.iter_any()):
+        encoding = packings(response.headers.get("Content-Encoding", ""))
+        if encoding and _PACKED.issuperset(encoding):
+            blocks = _unpacked(blocks, is_gzip="deflate" not in encoding)
+        async for block in blocks:
             received.append(block)
             size += len(block)
             if expected is None or size > expected:  # chunked, or packed
@@ -326,19 +332,36 @@ def _tar_errors(place: Place) -> Iterator[None]:
         raise AskError(reason, str(error)) from None
 
 
-async def _unpacked(blocks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """Inflate gzip or zlib a block at a time: a little packed may be very much unpacked."""
-    inflating = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)
+async def _unpacked(blocks: AsyncIterator[bytes], *, is_gzip: bool) -> AsyncIterator[bytes]:
+    """Inflate gzip or deflate a block at a time: a little packed may be very much unpacked."""
+    inflating, packed = None, b""
     try:
         async for block in blocks:
-            packed = block
-            while packed and not inflating.eof:
+            packed += block
+            while len(packed) > 1 or (packed and inflating is not None and not inflating.eof):
+                if inflating is None or (inflating.eof and packed[:2] == _GZIP):
+                    inflating = zlib.decompressobj(wbits=_wbits(packed, is_gzip=is_gzip))
+                elif inflating.eof:
+                    packed = b""  # what lies behind the end is none of it
+                    break
                 yield inflating.decompress(packed, _BLOCK_BYTES)
-                packed = inflating.unconsumed_tail
+                packed = inflating.unconsumed_tail or inflating.unused_data
     except zlib.error as error:
         raise AskError(MissingReason.CORRUPT, f"its Content-Encoding: {error}") from None
-    if not inflating.eof:
+    if inflating is None or not inflating.eof:
         raise AskError(MissingReason.TRUNCATED, "the packed body ends too early")
+
+
+def _wbits(packed: bytes, *, is_gzip: bool) -> int:
+    """What zlib must be told; deflate is sent with zlib's header, as RFC 9110 says, or without."""
+    has_header = packed[0] & 0x0F == zlib.DEFLATED and int.from_bytes(packed[:2], "big") % 31 == 0
+    return zlib.MAX_WBITS | 32 if is_gzip or has_header or packed[:2] == _GZIP else -zlib.MAX_WBITS
+
+
+def _is_whole(response: aiohttp.ClientResponse) -> bool:
+    """Whether a part, which nobody asked for, is all there is."""
+    found = _WHOLE.fullmatch(response.headers.get("Content-Range", "").strip())
+    return found is not None and int(found[1]) + 1 == int(found[2])
 
 
 def _outcome(error: AskError) -> Outcome:

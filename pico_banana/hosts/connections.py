@@ -12,10 +12,12 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 
 from pico_banana.hosts.guard import AddressGuard, PrivateAddressError
 
-__all__ = ["GuardedConnector", "GuardedResolver", "client"]
+__all__ = ["HEAD_BYTES", "GuardedConnector", "GuardedResolver", "client"]
 
 
 _KNOWN_S = 300
+HEAD_BYTES = 64 * 1024
+"""How long a line of an answer's head may be: servers send cookies and policies without end."""
 
 
 class GuardedResolver(AbstractResolver):
@@ -73,4 +75,5 @@ class GuardedConnector(aiohttp.TCPConnector):
 
 async def client(guard: AddressGuard, **given: Any) -> aiohttp.ClientSession:
     """Return a client of what the guard allows, with these arguments."""
+    given = {"max_line_size": HEAD_BYTES, "max_field_size": HEAD_BYTES, **given}
     return aiohttp.ClientSession(connector=GuardedConnector(guard), **given)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:  # aiohttp takes long to import, and what lies in a folder nee
     import aiohttp
     from typing_extensions import Self
 
-__all__ = ["RemoteFile"]
+__all__ = ["RemoteFile", "packings"]
 
 _log = logging.getLogger("pico_banana")
 _TRIES = 5
@@ -432,6 +432,15 @@ def _size_of(path: str) -> int:
     return os.path.getsize(path) if os.path.exists(path) else 0
 
 
+def packings(encoding: str) -> list[str]:
+    """Return how a body is packed, by its Content-Encoding; an empty list where it is not.
+
+    `aws-chunked` is how S3 was sent a file, which some clients have it keep: it is not packed.
+    """
+    names = [name.strip().lower() for name in encoding.split(",")]
+    return [name for name in names if name not in ("", "identity", "aws-chunked")]
+
+
 def _extent(answer: aiohttp.ClientResponse, position: int, state: _State) -> tuple[int, int | None]:
     """Return where an answer begins, and the whole's size.
 
@@ -447,7 +456,7 @@ def _extent(answer: aiohttp.ClientResponse, position: int, state: _State) -> tup
     named = answer.headers.get(state.fact)
     if named and named != state.identity:
         raise _ChangedError
-    is_packed = answer.headers.get("Content-Encoding", "identity") != "identity"
+    is_packed = bool(packings(answer.headers.get("Content-Encoding", "")))
     start, said = 0, None if is_packed else answer.content_length
     if answer.status in (_PART, _NOTHING_LEFT):
         found = _CONTENT_RANGE.fullmatch(answer.headers.get("Content-Range", ""))

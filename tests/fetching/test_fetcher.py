@@ -1,5 +1,6 @@
 """The fetch engine, through `Fetcher.in_order`, against a server that misbehaves."""
 
+import gzip
 import hashlib
 import io
 import pickle
@@ -10,6 +11,7 @@ import sys
 import textwrap
 import threading
 import time
+import zlib
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -160,6 +162,70 @@ def test_odd_but_right_answers_are_taken(release, server, answer):
         (found,) = release.fetch(release.edited(0))
         assert found.data == picture(0)
         assert found.tries == 1
+
+
+def packed(encoding, pack):
+    return fake_cdn.Answer(headers=(("Content-Encoding", encoding),), change=pack)
+
+
+def raw_deflate(whole):
+    packing = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    return packing.compress(whole) + packing.flush()
+
+
+def in_members(whole):
+    return b"".join(gzip.compress(whole[at : at + 50]) for at in range(0, len(whole), 50))
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        packed("gzip", in_members),
+        packed("x-gzip", lambda whole: in_members(whole) + bytes(300)),
+        packed("deflate", zlib.compress),
+        packed("deflate", raw_deflate),
+        packed("Deflate, identity", raw_deflate),
+        packed("deflate", gzip.compress),
+        packed("aws-chunked", bytes),
+        packed("gzip,aws-chunked", gzip.compress),
+        packed("", bytes),
+        fake_cdn.Answer(headers=(("X-Policy", "a" * 20_000),)),
+        fake_cdn.Answer(headers=(("Set-Cookie", f"a={'b' * 9_000}"),)),
+    ],
+)
+@pytest.mark.parametrize("piece", [None, 1000])
+def test_odd_forms_of_an_answer_are_taken(release, server, answer, piece):
+    # In small pieces members end in the middle of one.
+    slow = answer if piece is None else replace(answer, bytes_per_s=piece)
+    server.fail("/cdn/*", forever=slow)
+    (found,) = release.fetch(release.edited(0))
+    assert (found.data, found.tries) == (picture(0), 1)
+
+
+@pytest.mark.parametrize(
+    ("status", "content_range", "is_taken"),
+    [
+        (203, None, True),
+        (206, "bytes 0-{last}/{size}", True),
+        (206, "bytes 0-{last}/*", False),
+        (206, "bytes 0-9/{size}", False),
+        (206, None, False),
+        (204, None, False),
+    ],
+)
+def test_an_unasked_part_is_taken_where_it_is_the_whole(
+    release, server, status, content_range, is_taken
+):
+    data = picture(0)
+    headers = [("Content-Type", "image/png")]
+    if content_range:
+        said = content_range.format(last=len(data) - 1, size=len(data))
+        headers.append(("Content-Range", said))
+    server.fail("/cdn/*", forever=fake_cdn.Answer(status, tuple(headers), data))
+    (found,) = release.fetch(release.edited(0), {"retries": 0})
+    assert isinstance(found, Fetched) is is_taken
+    if not is_taken:
+        assert found.reason is MissingReason.SERVER_ERROR
 
 
 def test_bytes_after_the_image_are_published_bytes_too(release, server):
