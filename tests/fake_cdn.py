@@ -230,6 +230,7 @@ class FakeCDN:
         self._mounts = [(f"{prefix.rstrip('/')}/", str(folder)) for prefix, folder in mounts]
         self._log: list[Request] = []
         self._connections: list[Connection] = []
+        self._are_open = 0
         self._rules: list[_Rule] = []
         self._holds: list[tuple[str, asyncio.Event]] = []
         self._changed = threading.Condition()
@@ -298,8 +299,8 @@ class FakeCDN:
     def opened(self) -> Connection:
         """Note a connection."""
         with self._changed:
-            is_open = [one for one in self._connections if not one.was_refused and not one.closed]
-            entry = Connection(time.monotonic(), len(is_open) >= self.most_connections)
+            entry = Connection(time.monotonic(), self._are_open >= self.most_connections)
+            self._are_open += not entry.was_refused
             self._connections.append(entry)
             return entry
 
@@ -307,6 +308,7 @@ class FakeCDN:
         """Note a connection's end."""
         with self._changed:
             entry.closed = time.monotonic()
+            self._are_open -= not entry.was_refused
 
     def fail(self, glob: str, *answers: Answer, forever: Answer | None = None) -> None:
         """Give each matching path these answers in turn, then `forever`, or faultless ones.
