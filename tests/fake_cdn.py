@@ -263,7 +263,10 @@ class FakeCDN:
 
     def count(self, glob: str = "*") -> int:
         """How many requests with a matching path have arrived."""
-        return len(self.requests(glob))
+        with self._changed:
+            if glob == "*":  # asked often
+                return len(self._log)
+            return sum(fnmatch.fnmatchcase(request.path, glob) for request in self._log)
 
     def peak(self, glob: str = "*") -> int:
         """The most matching requests that were under way at once.
