@@ -210,7 +210,6 @@ def test_odd_forms_of_an_answer_are_taken(release, server, answer, piece):
         (206, "bytes 0-{last}/*", False),
         (206, "bytes 0-9/{size}", False),
         (206, None, False),
-        (204, None, False),
     ],
 )
 def test_an_unasked_part_is_taken_where_it_is_the_whole(
