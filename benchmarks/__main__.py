@@ -14,7 +14,7 @@ from pathlib import Path
 
 from benchmarks.rows import HEAD
 
-_ALL = ("convert", "index", "links", "streaming", "tars")
+_ALL = ("convert", "crowd", "index", "links", "streaming", "tars")
 _README = Path(__file__).parent / "README.md"
 _KEPT = re.compile(r"(<!-- table -->\n).*(<!-- end -->\n)", re.DOTALL)
 

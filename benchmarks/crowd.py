@@ -2,7 +2,7 @@
 
 `python -m benchmarks.crowd` serves 1,000 images on loopback, 50 ms each, from a server that takes N
 connections and resets the others. In turn it fetches with a budget of 64 and with one of N. It
-prints rows of a Markdown table: seconds of both, their ratio, and the connections that were reset.
+prints rows of a Markdown table.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from benchmarks.rows import HEAD, alternate, median_ratio, show
 from pico_banana.fetching.fetcher import Fetcher
 from pico_banana.fetching.inspect import Fetched
 from pico_banana.fetching.sources import Sources
@@ -40,28 +41,38 @@ def _fetch(folder: Path, takes: int, budget: int) -> tuple[float, int]:
 
 
 def main() -> None:
-    """Print the table."""
+    """Print the rows."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.crowd", description=__doc__)
     parser.add_argument("--runs", type=int, default=3)
     runs = parser.parse_args().runs
-    sys.stdout.write(
-        "| takes | told, s | not told, s | ratio | reset |\n| --- | --- | --- | --- | --- |\n"
-    )
+    sys.stdout.write(HEAD)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for number in range(_IMAGES):
             (folder / f"{number}.png").write_bytes(fake_cdn.PLACEHOLDER_PNG)
         for takes in (8, 32, 60):
-            pairs = [
-                (_fetch(folder, takes, takes), _fetch(folder, takes, _BUDGET)) for _ in range(runs)
-            ]
-            ratio = statistics.median(found[0] / told[0] for told, found in pairs)
-            told_s = statistics.median(told[0] for told, _ in pairs)
-            found_s = statistics.median(found[0] for _, found in pairs)
-            reset = max(found[1] for _, found in pairs)
-            sys.stdout.write(
-                f"| {takes} | {told_s:.1f} | {found_s:.1f} | {ratio:.2f} | {reset} |\n"
+            refused: list[int] = []
+            found = alternate(
+                {
+                    "told": lambda takes=takes: _fetch(folder, takes, takes)[0],
+                    "found": lambda takes=takes, refused=refused: _counted(folder, takes, refused),
+                },
+                runs,
             )
+            show(
+                f"{_IMAGES:,} images of {1000 * _DELAY_S:.0f} ms, a host that takes {takes} "
+                f"connections of {_BUDGET}",
+                f"{statistics.median(found['found']):.2f} s, {max(refused)} refused",
+                f"a budget of {takes} {statistics.median(found['told']):.2f} s",
+                f"{median_ratio(found['found'], found['told']):.2f} times",
+                "at most 2",
+            )
+
+
+def _counted(folder: Path, takes: int, refused: list[int]) -> float:
+    taken_s, count = _fetch(folder, takes, _BUDGET)
+    refused.append(count)
+    return taken_s
 
 
 if __name__ == "__main__":

@@ -180,8 +180,10 @@ class _Handler(web.RequestHandler):
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
         self.entry = self._cdn.opened()
-        if self.entry.was_refused:
+        if self.entry.was_refused and self._cdn.refuses_by == "reset":
             _reset(transport)
+        elif self.entry.was_refused:
+            transport.close()
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._cdn.closed(self.entry)
@@ -226,7 +228,8 @@ class FakeCDN:
         self.delay_s = 0.0  # every answer waits so long
         self.ranges = True  # whether Range requests get a 206
         self.if_range = True  # whether a stale If-Range gets the whole file
-        self.most_connections = math.inf  # those beyond are reset when they are opened
+        self.most_connections = math.inf  # those beyond are ended when they are opened
+        self.refuses_by: Literal["reset", "close"] = "reset"
         self._mounts = [(f"{prefix.rstrip('/')}/", str(folder)) for prefix, folder in mounts]
         self._log: list[Request] = []
         self._connections: list[Connection] = []
@@ -298,6 +301,14 @@ class FakeCDN:
             if any(fnmatch.fnmatchcase(path, glob) for path in one.paths):
                 steps += [(one.opened, 1), (one.closed or math.inf, -1)]
         return max(itertools.accumulate(step for _, step in sorted(steps)), default=0)
+
+    def are_open(self, at_s: float) -> int:
+        """How many connections were open at a time, refused ones not."""
+        return sum(
+            one.opened <= at_s < (one.closed or math.inf)
+            for one in self.connections
+            if not one.was_refused
+        )
 
     def opened(self) -> Connection:
         """Note a connection."""
@@ -372,6 +383,8 @@ class FakeCDN:
         await runner.cleanup()
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        if request.protocol.entry.was_refused:
+            return web.Response()  # it came while the connection was closed: nobody reads this
         raw = request.raw_path
         path = unquote(raw.partition("?")[0] if raw.startswith("/") else urlsplit(raw).path)
         entry = Request(request.method, path, raw, request.headers, time.monotonic())

@@ -8,6 +8,7 @@
 | `folders` | the folders that were there in a run |
 | `inspect` | looks into bytes: known format, whole, size in pixels |
 | `http_faults` | what an exception of the HTTP client means |
+| `failures` | what failed of an image, and whether it is asked for again |
 | `room` | the memory of what is fetched and not yet handed over |
 | `sessions` | an HTTP session of one socket for each leased connection |
 | `transport` | one request to one place, with checked redirects |

@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from pico_banana.fetching.failures import Failures
 from pico_banana.fetching.folders import Folders
 from pico_banana.fetching.inspect import Fetched, FlawError, ImageFormat, inspect
 from pico_banana.fetching.room import Room, Ticket
@@ -47,44 +48,6 @@ class Tally:
     images: int = 0
     size_bytes: int = 0
     missing: int = 0
-
-
-class _Failures:
-    """What failed so far at one place, which decides whether it is asked again."""
-
-    def __init__(self, policy: FetchPolicy) -> None:
-        self._policy = policy
-        self._reasons: Counter[MissingReason] = Counter()
-        self._seen: set[str] = set()
-        self._forgiven = 0
-
-    @property
-    def count(self) -> int:
-        return self._reasons.total()
-
-    def forgive(self) -> bool:
-        """Return whether a refusal, as of one too many, is no failure.
-
-        Not where other tries fail alike: then it is this image that its host refuses.
-        """
-        if self._forgiven or self._reasons[MissingReason.CONNECTION]:
-            return False
-        self._forgiven = 1
-        return True
-
-    def judge(self, reason: MissingReason, sha256: str) -> tuple[MissingReason, bool]:
-        """Note a failure; return its reason, and whether it is the last try."""
-        if reason is MissingReason.TRUNCATED and sha256 in self._seen:
-            # The same bytes twice, each time whole: it was published like that.
-            return MissingReason.CORRUPT, True
-        self._seen |= {sha256} - {""}
-        self._reasons[reason] += 1
-        if reason is MissingReason.CONNECTION:
-            self._reasons[reason] += self._forgiven
-            self._forgiven = 0
-        if reason.retries is None:
-            return reason, self.count > self._policy.retries
-        return reason, self._reasons[reason] > reason.retries
 
 
 Group = Sequence[ImageRef]
@@ -155,7 +118,7 @@ class _Engine:
         """Ask one place, again while what failed may pass; and count what came of it."""
         host = FILES if place.is_local else host_of(place.address)
         tries, doubt = 0, Doubt.ODD
-        failures = _Failures(self._policy)
+        failures = Failures(self._policy)
         while True:
             tries += 1
             try:
@@ -175,7 +138,7 @@ class _Engine:
                     self.budgets.count(host, "again", reason)
                     await asyncio.sleep(self._backoff_s(failures.count))
                     continue
-                if await self._is_hosts(ref, place, doubt, error):
+                if await self._is_hosts_fault(ref, place, doubt, error):
                     doubt = Doubt.ODD_AGAIN
                     self.budgets.count(host, "again", reason)
                     continue
@@ -188,7 +151,9 @@ class _Engine:
             self.budgets.count(host, "missing", missing.reason)
             return missing
 
-    async def _is_hosts(self, ref: ImageRef, place: Place, doubt: Doubt, error: AskError) -> bool:
+    async def _is_hosts_fault(
+        self, ref: ImageRef, place: Place, doubt: Doubt, error: AskError
+    ) -> bool:
         """Whether the host answers oddly whatever it is asked: no reason to do without an image."""
         if place.is_local or not error.reason.is_odd:
             return False
@@ -199,7 +164,7 @@ class _Engine:
         told, self.doubt = self.doubt, Future()
         told.set_result(None)
         try:
-            return await self.budgets.is_hosts(host_of(place.address), doubt, answer)
+            return await self.budgets.is_hosts_fault(host_of(place.address), doubt, answer)
         finally:
             self.doubted -= {ref}
 

@@ -143,8 +143,9 @@ class Transport:
         return Body(data)
 
     async def _ask_fsspec(self, place: Place, grow: Grow, received: Received) -> Body:
+        asked_s = time.monotonic()
         received.append(await self._read_file(place, grow))
-        return Body(received[0])
+        return Body(received[0], asked_s=asked_s)
 
     async def _begin(self, host: str) -> Lease:
         """Take a lease of the host, then a slot, so that a slow host's queue takes no slot.
@@ -186,13 +187,13 @@ class Transport:
             if answer.outcome is Outcome.REFUSED:
                 await self._sessions.close_one(lease)
             self._budgets.release(lease, measured)
-        raise await self._as_hosts(lease, failed) from None
+        raise await self._doubted(lease, failed) from None
 
-    async def _as_hosts(self, lease: Lease, error: AskError) -> AskError:
+    async def _doubted(self, lease: Lease, error: AskError) -> AskError:
         """Return the error, as the host's where what failed was no matter of the image's."""
         if isinstance(error, RefusedError) and await self._budgets.is_crowded(lease):
             return TooManyError(error.reason, error.detail)
-        if error.status == _DENIED and await self._budgets.is_hosts(
+        if error.status == _DENIED and await self._budgets.is_hosts_fault(
             lease.host, Doubt.DENIED, error.detail
         ):
             detail = f"{error.detail}, as to others at once"
@@ -368,6 +369,8 @@ def _outcome(error: AskError) -> Outcome:
     """What a failed request says of its host; an image that is not there says nothing bad."""
     if isinstance(error, RefusedError):
         return Outcome.REFUSED
+    if error.reason is MissingReason.FORBIDDEN_ADDRESS:  # nobody was asked
+        return Outcome.UNKNOWN
     if error.status in _SLOW_DOWN or error.reason is MissingReason.THROTTLED:
         return Outcome.THROTTLED
     if error.status == _DENIED:

@@ -48,7 +48,6 @@ class OpenConnections:
     Args:
         limit: how many there may be at once.
         numbers: gives each connection its number.
-
     """
 
     def __init__(self, limit: int, numbers: Iterator[int]) -> None:
@@ -79,10 +78,10 @@ class OpenConnections:
         try:
             return await waiter.granted
         except asyncio.CancelledError:
-            if waiter.granted.done() and not waiter.granted.cancelled():
-                self.give_back(waiter.granted.result())
-            elif waiter in self._waiting:
+            if waiter in self._waiting:
                 self._waiting.remove(waiter)
+            elif not (waiter.granted.cancelled() or waiter.granted.exception()):
+                self.give_back(waiter.granted.result())
             raise
 
     def give_back(self, number: int) -> None:

@@ -46,7 +46,7 @@ class Budgets(Protocol):
     def closed(self, lease: Lease) -> None:
         """Give a connection back: it is closed."""
 
-    async def is_hosts(self, host: str, doubt: Doubt, answer: str) -> bool:
+    async def is_hosts_fault(self, host: str, doubt: Doubt, answer: str) -> bool:
         """Return whether what failed is the host's matter, and no reason to do without the image.
 
         Waits for other answers of the host where they decide. `answer` says what came, in words.
@@ -129,12 +129,12 @@ class HostBudgets:
         for pace in self._hosts.values():
             pace.leave(holder)
 
-    async def is_hosts(self, host: str, doubt: Doubt, answer: str) -> bool:
+    async def is_hosts_fault(self, host: str, doubt: Doubt, answer: str) -> bool:
         """Return whether what failed is the host's matter, and no reason to do without the image.
 
         Waits for other answers of the host where they decide. `answer` says what came, in words.
         """
-        return await self._host(host).is_hosts(doubt, answer)
+        return await self._host(host).is_hosts_fault(doubt, answer)
 
     async def is_crowded(self, lease: Lease) -> bool:
         """Return whether a connection was refused since there were too many at once.
@@ -163,4 +163,4 @@ class HostBudgets:
         self.traffic[FILES].request(duration_s, size_bytes)
 
     async def close(self) -> None:
-        """Nothing is held between requests."""
+        """Nothing: connections are closed by who made them."""

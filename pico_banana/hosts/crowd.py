@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from pico_banana.hosts.answers import Lease
@@ -11,6 +11,7 @@ from pico_banana.hosts.answers import Lease
 __all__ = ["Crowd", "Refusal"]
 
 _LATELY_S, _ROUNDS = 10.0, 256
+_BY_CHANCE, _SEEN_LATE = 8, 8
 
 
 class _UnderWay(NamedTuple):
@@ -20,31 +21,31 @@ class _UnderWay(NamedTuple):
 
 @dataclass(eq=False)
 class Refusal:
-    """A fresh connection that never answered, and what came of the requests beside it."""
+    """A fresh connection that never answered, and what came of the requests beside it.
+
+    Attributes:
+        granted_s: when its request began.
+        beside: connections of requests that were under way with it and have not ended.
+        is_beside_good: whether one of them was answered well, or another lately.
+        has_lowered: whether the limit came down by it.
+    """
 
     granted_s: float
-    has_lowered: bool = False
-    beside: dict[int, _UnderWay] = field(default_factory=dict)
-    is_beside_good: bool = False
-    is_own: bool = False
+    beside: set[int]
+    is_beside_good: bool
+    has_lowered: bool
 
     def ended(self, number: int, *, is_good: bool) -> None:
         """Note the end of a request that was under way beside it."""
-        request = self.beside.pop(number, None)
-        if request is not None and is_good:
-            self.is_beside_good = True
-            # A host that is full answers no connection that comes later.
-            self.is_own |= request.is_first and request.granted_s > self.granted_s
+        self.is_beside_good |= is_good and number in self.beside
+        self.beside.discard(number)
 
     @property
     def is_of_crowd(self) -> bool | None:
         """Whether there were too many at once; None while that is not known."""
-        if not self.has_lowered or self.is_own:
-            return False
-        later = any(one.is_first and one.granted_s > self.granted_s for one in self.beside.values())
-        if self.beside and (later or not self.is_beside_good):
-            return None
-        return self.is_beside_good
+        if not self.has_lowered or self.is_beside_good:
+            return self.has_lowered
+        return None if self.beside else False
 
 
 class Crowd:
@@ -69,10 +70,11 @@ class Crowd:
         self._first_step_s, self._step_s = recovery_s / most, 0.0
         self._under_way: dict[int, _UnderWay] = {}
         self._newest = -1
-        self._newest_good_s = self._good_s = float("-inf")
-        self._open: list[Refusal] = []
+        self._good_s = float("-inf")
+        self._undecided: list[Refusal] = []
         # Of the round since the last change or refusal: good answers, and requests at once.
         self._answers = self._at_once = 0
+        self._refusals = self._goods = 0  # since the last round without a refusal
         self._whole: deque[tuple[float, int]] = deque(maxlen=_ROUNDS)
         self._changed_s = float("-inf")
         self._has_risen = self._is_said = False
@@ -86,17 +88,16 @@ class Crowd:
 
     def ended(self, lease: Lease, now_s: float, *, is_good: bool) -> str | None:
         """Note the end of a request; return in words what is known by it, None where nothing is."""
-        request = self._end(lease, is_good=is_good)
+        self._end(lease, is_good=is_good)
         self._settle()
         if not is_good:
             return None
         self._good_s = now_s
-        if request.is_first:
-            self._newest_good_s = max(self._newest_good_s, request.granted_s)
-        if self._before is not None and not self._open:
+        if self._before is not None and not self._undecided:
             # It was down when it refused all, and is well again.
             self.limit, self._before = self._before, None
         self._answers += 1
+        self._goods += 1
         self._at_once = max(self._at_once, len(self._under_way) + 1)
         return self._round(now_s) if self._answers >= self.limit else None
 
@@ -114,16 +115,22 @@ class Crowd:
         """
         request = self._end(lease, is_good=False)
         self._answers = self._at_once = 0
-        refusal = Refusal(lease.granted_s, beside=dict(self._under_way))
-        refusal.is_beside_good = now_s - self._good_s < _LATELY_S
-        refusal.is_own = self._newest_good_s > lease.granted_s
         were_fine = max((most for at, most in self._whole if now_s - at < _LATELY_S), default=1)
-        if were_fine <= others < self.limit and not refusal.is_own:
-            refusal.has_lowered = True
-            if not refusal.is_beside_good and self._before is None:
+        self._refusals += 1
+        if self._refusals >= _BY_CHANCE and self._refusals > self._goods:
+            # Not by chance any more: an answer's end is seen here later than there, so some fewer
+            # were really at once.
+            were_fine = max(were_fine - max(were_fine // _SEEN_LATE, 1), 1)
+            self._refusals = self._goods = 0
+            self._whole = deque([(now_s, were_fine)], maxlen=_ROUNDS)
+        is_beside_good = now_s - self._good_s < _LATELY_S
+        has_lowered = were_fine <= others < self.limit
+        if has_lowered:
+            if not is_beside_good and self._before is None:
                 self._before = self.limit
             self._lower(others, now_s, has_tried=self._has_risen and request.is_first)
-            self._open.append(refusal)
+        refusal = Refusal(lease.granted_s, {*self._under_way}, is_beside_good, has_lowered)
+        self._undecided.append(refusal)
         self._settle()
         return refusal
 
@@ -135,22 +142,19 @@ class Crowd:
         self._change(limit, now_s)
 
     def _end(self, lease: Lease, *, is_good: bool) -> _UnderWay:
-        for refusal in self._open:
+        for refusal in self._undecided:
             refusal.ended(lease.number, is_good=is_good)
         return self._under_way.pop(lease.number)
 
     def _settle(self) -> None:
-        for refusal in self._open:
-            if refusal.is_own:
-                self.limit = min(self.limit + 1, self._most)
-            elif refusal.is_of_crowd:
-                self._before = None
-        self._open = [refusal for refusal in self._open if refusal.is_of_crowd is None]
+        if any(refusal.is_of_crowd for refusal in self._undecided):
+            self._before = None
+        self._undecided = [refusal for refusal in self._undecided if refusal.is_of_crowd is None]
 
     def _round(self, now_s: float) -> str | None:
         """Note a round in which nothing was refused, and allow one more where it is time."""
         self._whole.append((now_s, min(self._at_once, self.limit)))
-        self._answers = self._at_once = 0
+        self._answers = self._at_once = self._refusals = self._goods = 0
         if self.limit == self._most or now_s - self._changed_s < self._step_s:
             return None
         said = None

@@ -49,7 +49,7 @@ _GREETING_S = 10
 class LeaseServer:
     """Serves one `HostBudgets` to the processes of a run, from a thread of its own.
 
-    The protocol is a JSON list a line: `["acquire", id, host]`, `["hosts", id, host, doubt,
+    The protocol is a JSON list a line: `["acquire", id, host]`, `["fault", id, host, doubt,
     answer]` and `["crowded", id, host, number]` are answered by `[id, answer]`; `release`,
     `closed`, `count` and `file` are not. Told unasked is `[0, number]`: others want that idle
     connection. Over a network the first line is the run's word, which stands in the address;
@@ -173,7 +173,7 @@ class _Client:
     async def serve(self, reader: asyncio.StreamReader) -> None:
         asked: dict[str, Callable[..., Coroutine[Any, Any, None]]] = {
             "acquire": self._acquire,
-            "hosts": self._is_hosts,
+            "fault": self._is_hosts_fault,
             "crowded": self._is_crowded,
         }
         try:
@@ -220,8 +220,8 @@ class _Client:
             self._under_way.add(lease.number)
             self._answer(number, lease.number)
 
-    async def _is_hosts(self, number: int, host: str, doubt: str, answer: str) -> None:
-        self._answer(number, await self._budgets.is_hosts(host, Doubt(doubt), answer))
+    async def _is_hosts_fault(self, number: int, host: str, doubt: str, answer: str) -> None:
+        self._answer(number, await self._budgets.is_hosts_fault(host, Doubt(doubt), answer))
 
     async def _is_crowded(self, number: int, host: str, connection: int) -> None:
         self._answer(number, await self._budgets.is_crowded(Lease(host, connection, 0.0)))
@@ -296,12 +296,12 @@ class LeasedBudgets:
         self._hosts.pop(lease.number, None)
         self._tell("closed", lease.number)
 
-    async def is_hosts(self, host: str, doubt: Doubt, answer: str) -> bool:
+    async def is_hosts_fault(self, host: str, doubt: Doubt, answer: str) -> bool:
         """Return whether what failed is the host's matter, and no reason to do without the image.
 
         Waits for other answers of the host where they decide. `answer` says what came, in words.
         """
-        return bool(await (await self._ask("hosts", host, doubt.value, answer)))
+        return bool(await (await self._ask("fault", host, doubt.value, answer)))
 
     async def is_crowded(self, lease: Lease) -> bool:
         """Return whether a connection was refused since there were too many at once.

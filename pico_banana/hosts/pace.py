@@ -202,7 +202,7 @@ class Pace:
         self._well(is_sure=True)
         self._changed.set()
 
-    async def is_hosts(self, doubt: Doubt, answer: str) -> bool:
+    async def is_hosts_fault(self, doubt: Doubt, answer: str) -> bool:
         """Return whether what failed is the host's matter, and no reason to do without the image.
 
         Waits for other answers of the host where they decide. `answer` says what came, in words.

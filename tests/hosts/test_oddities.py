@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import socket
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +17,11 @@ import pytest
 import pico_banana_400k
 from pico_banana.convert.demo.sample_release import SampleRelease
 from pico_banana.errors import MissingImageError
+from pico_banana.fetching.fetcher import Fetcher
+from pico_banana.fetching.sources import ImageRef
+from pico_banana.input_sources import Place
+from pico_banana.missing import Missing, MissingReason
+from pico_banana.settings import Settings, build_settings
 from tests import fake_cdn
 from tests.commands import QUICK_FETCH, digests, ledgers, pico_banana, quick_settings, rows
 from tests.fake_cdn import Answer, FakeCDN
@@ -139,6 +145,19 @@ def test_four_odd_images_that_are_all_wait_for_nothing(
     ended = convert(release, photos, tmp_path / "out", "--limit", "4", breaker_pause_s=3600)
     assert ended.code == 1
     assert reasons(tmp_path / "out") == {"not_an_image"}
+
+
+def test_a_name_that_resolves_to_a_private_address_is_odd_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    entry = (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("192.168.1.1", 443))
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [entry])
+    places = [Place("bucket", f"https://{BUCKET}/train/{number}.jpg") for number in range(30)]
+    refs = [ImageRef(place.address, "a.jpg", (place,)) for place in places]
+    with Fetcher(build_settings(Settings, {}, {"fetch": QUICK_FETCH})) as fetcher:
+        found = [one for (one,) in fetcher.in_order([[[ref] for ref in refs]])]
+    assert all(isinstance(one, Missing) for one in found)
+    assert {one.reason for one in found if isinstance(one, Missing)} == {MissingReason.SERVER_ERROR}
 
 
 # ---- the loader ----------------------------------------------------------------------------------
