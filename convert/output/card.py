@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from filelock import FileLock
-
 from pico_banana.errors import WriteError
 from pico_banana.schema import CONFIGS
+from pico_banana.storage.lock import hold
 
 from .card_body import card_body, pushed_body
 from .finished import ConfigReport
@@ -41,7 +40,7 @@ def write_card(store: Store, reports: Sequence[ConfigReport]) -> None:
         return
     path = store.path("_ledger/.lock")
     try:
-        with FileLock(path):
+        with hold(path):
             store.sweep("")
             store.write(CARD_NAME, card)
     except OSError as error:

@@ -6,9 +6,8 @@ import contextlib
 import os
 from collections.abc import Iterator
 
-from filelock import FileLock, Timeout
-
 from pico_banana.errors import OutputError
+from pico_banana.storage.lock import HeldError, hold
 
 from ..options import Slice
 from .ledger import Ledger
@@ -23,7 +22,8 @@ _LOOK_S = 10
 def locked(store: Store, config: str, part: Slice | None = None) -> Iterator[None]:
     """Hold the lock of one config in a local output, and sweep what killed runs left there.
 
-    Slices have a lock each, and leave the sweeping to those who write alone.
+    Slices have a lock each, and leave the sweeping to those who write alone. Nothing is left
+    where nothing was written.
     """
     ledger = Ledger(store, config)
     if not store.is_local:
@@ -34,21 +34,21 @@ def locked(store: Store, config: str, part: Slice | None = None) -> Iterator[Non
     own = whole if part is None else f"{whole}-{part.index}-of-{part.count}"
     with contextlib.ExitStack() as held:
         try:
-            os.makedirs(folder, exist_ok=True)
-            held.enter_context(FileLock(own, timeout=0))
+            held.enter_context(_made(folder))
+            held.enter_context(hold(own, 0))
             if part is not None:
                 # Held for a moment only: other slices look too.
-                with FileLock(whole, timeout=_LOOK_S):
+                with hold(whole, _LOOK_S):
                     pass
             else:
                 for name in os.listdir(folder):
                     if name.startswith(".lock-"):
-                        with FileLock(os.path.join(folder, name), timeout=0):
-                            os.unlink(os.path.join(folder, name))
-        except Timeout:
+                        with hold(os.path.join(folder, name), 0):
+                            pass
+        except HeldError as error:
             raise OutputError(
                 f"another pico-banana convert of {config} is writing to {store.root}; wait for "
-                "it, or give another --output",
+                f"it, or give another --output ({error})",
                 store.root,
             ) from None
         except OSError as error:
@@ -62,3 +62,21 @@ def locked(store: Store, config: str, part: Slice | None = None) -> Iterator[Non
         finally:
             for folder in folders:
                 store.sweep(folder)
+
+
+@contextlib.contextmanager
+def _made(folder: str) -> Iterator[None]:
+    """Make a folder; take away what of it is new and still empty in the end."""
+    new = []
+    while not os.path.isdir(folder):
+        new.append(folder)
+        folder = os.path.dirname(folder)
+    try:
+        for missing in reversed(new):
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(missing)
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            for made in new:
+                os.rmdir(made)

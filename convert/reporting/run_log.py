@@ -6,7 +6,6 @@ These files tell of the network and the time of day: they are no part of what is
 from __future__ import annotations
 
 import contextlib
-import os
 import platform
 import re
 import secrets
@@ -16,13 +15,13 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 
 import pyarrow as pa
-from filelock import FileLock, Timeout
 from rich.markup import escape
 from rich.table import Table
 
 from pico_banana import __version__
 from pico_banana.errors import OutputError, PicoBananaError, WriteError
 from pico_banana.hosts.traffic import HostTraffic, Traffic
+from pico_banana.storage.lock import hold
 
 from ..output.store import Store, dump_json
 from ..screen import Shown
@@ -88,13 +87,11 @@ class Run:
             yield
             return
         path = store.path("_ledger/.lock")
-        if not os.path.isdir(os.path.dirname(path)):  # the lock would make it again
-            raise WriteError(f"{os.path.dirname(path)} is gone", path)
         try:
-            with FileLock(path, timeout=_LOCK_S):
+            with hold(path, _LOCK_S):
                 store.sweep(RUNS_FOLDER)
                 yield
-        except (OSError, Timeout) as error:
+        except OSError as error:
             raise WriteError(f"{path} cannot be locked: {error}", path) from None
 
 

@@ -9,9 +9,9 @@ import secrets
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 
-from filelock import FileLock
-
 from pico_banana.errors import ReleaseError, bare_url
+
+from .lock import hold
 
 __all__ = [
     "Fetching",
@@ -92,7 +92,7 @@ def made_once(path: str, make: Callable[[str], None], is_there: Callable[[str], 
     """
     if not is_there(path):
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        with FileLock(path + ".lock"):
+        with hold(path + ".lock"):
             if not is_there(path):
                 _sweep(path)
                 with replacing(path) as temporary:

@@ -17,7 +17,6 @@ from urllib.request import getproxies
 
 import fsspec
 import fsspec.asyn
-from filelock import FileLock
 from fsspec.implementations.local import LocalFileSystem
 
 from pico_banana.errors import ReleaseError, bare_text, bare_url
@@ -25,6 +24,8 @@ from pico_banana.hosts.guard import AddressGuard
 from pico_banana.missing import AskError
 from pico_banana.storage.cache import Fetching, cache_errors, cache_folder, kept, local_name
 from pico_banana.urls import Host
+
+from .lock import hold
 
 if TYPE_CHECKING:  # aiohttp takes long to import, and what lies in a folder needs none
     import aiohttp
@@ -57,9 +58,8 @@ def _sweep_older(partial: str) -> None:
     for name in os.listdir(folder):
         if name.endswith(end) and name != own:
             path = os.path.join(folder, name)
-            # A lock that is held is an OSError too: a timeout.
-            lock = FileLock(os.path.join(folder, f"{name[1 : -len(end)]}.lock"), timeout=0)
-            with suppress(OSError), lock:
+            lock = os.path.join(folder, f"{name[1 : -len(end)]}.lock")
+            with suppress(OSError), hold(lock, 0):
                 os.unlink(path)
 
 

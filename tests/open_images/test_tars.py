@@ -173,7 +173,7 @@ def test_two_that_start_at_once_make_one_index(release: SampleRelease, tmp_path:
     assert [one.code for one in ended] == [0, 0, 0], said
     assert said.count("indexing ") == 2, said
     assert {path.name for path in folder.iterdir()} == {
-        f"train_{digit}.tar.gz{suffix}" for digit in "01" for suffix in ("", INDEX, INDEX + ".lock")
+        f"train_{digit}.tar.gz{suffix}" for digit in "01" for suffix in ("", INDEX)
     }
 
 
@@ -333,8 +333,8 @@ def test_members_that_are_no_photos_are_told_and_nothing_is_written_outside(
         assert said in ended.err
     new = {path for path in tmp_path.rglob("*") if tmp_path / "made" not in path.parents}
     assert {path.name for path in new - outside} <= {
-        "made", *(f"train_{d}.tar{INDEX}{lock}" for d in "01" for lock in ("", ".lock")),
-        *(f"train_0.tar.gz{INDEX}{lock}" for lock in ("", ".lock")),
+        "made", *(f"train_{d}.tar{INDEX}" for d in "01"),
+        f"train_0.tar.gz{INDEX}",
     }  # fmt: skip
     found = rows(tmp_path / "made" / "out", "sft")
     assert len(found) == RECORDS

@@ -533,6 +533,7 @@ def test_too_small_a_disk_is_refused_before_any_fetch(
         ended = pico_banana("convert", "sft", *flags)
         assert ended.code == 2
         assert "GB free, but the plan needs about" in ended.err
+        assert not (tmp_path / "out").exists()
         assert cdn.count("*.jsonl") > 0
         assert cdn.count("*/images/*") == 0
 
