@@ -196,6 +196,7 @@ class PicoBanana400K(datasets.GeneratorBasedBuilder):  # type: ignore[misc]  # d
         if not self._is_prepared(*args, **given):
             warn_of_paces(self._settings(), given.get("num_proc") or 1)
             self._estimate()
+            self._warn_of_unmatched()
         with tempfile.TemporaryDirectory(prefix="pico-banana-") as reports:
             self._reports = reports
             try:
@@ -226,6 +227,12 @@ class PicoBanana400K(datasets.GeneratorBasedBuilder):  # type: ignore[misc]  # d
         mode = datasets.DownloadMode(given.get("download_mode") or "reuse_dataset_if_exists")
         reuses = mode is datasets.DownloadMode.REUSE_DATASET_IF_EXISTS
         return reuses and os.path.exists(os.path.join(folder, "dataset_info.json"))
+
+    def _warn_of_unmatched(self) -> None:
+        """Name the ids that match nothing: a list of takedowns may have a typing error."""
+        reader = Reader(self.config.name, self._settings(), local=True, progress=_bar)
+        for told in reader.unmatched().told(self.config.name):
+            warnings.warn(f"{NAME}: {told}", stacklevel=4)
 
     def _estimate(self) -> None:
         """Tell the library, which looks at the disk, and the user what the load will take."""

@@ -17,6 +17,7 @@ from pico_banana.fetching.prepare import prepare_tars
 from pico_banana.open_images.index import Index, open_index
 from pico_banana.open_images.tars import Tars, check_open_images
 from pico_banana.release.files import Release
+from pico_banana.release.selection import Unmatched
 from pico_banana.schema import CONFIGS
 from pico_banana.storage.cache import cache_folder
 
@@ -77,6 +78,11 @@ def plan_configs(
         for config, future in zip(configs, begun, strict=True):
             shown.say(f"planning {config} ...")
             plans.append(future.result())
+    unmatched = Unmatched(settings)
+    for plan in plans:
+        unmatched.intersect(plan.unmatched)
+    for line in unmatched.told(", ".join(configs)):
+        shown.say(line)
     return plans, index
 
 
@@ -141,8 +147,6 @@ def _say_plans(works: Sequence[_Work], shown: Shown) -> None:
             f"{plan.estimated_bytes / 1e9:,.1f} GB; {len(plan.bad):,} bad, "
             f"{len(plan.filtered):,} filtered, {len(plan.left_out):,} left out"
         )
-        for name, count in plan.unmatched.items():
-            shown.say(f"{plan.config}: {count:,} of {name} match none of the records looked at")
     if kept := sum(len(work.finished) for work in works):
         shown.say(f"finished already, and left as they are: {kept:,} shards")
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import fnmatch
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+from urllib.parse import urlsplit
 
 from pydantic import (
     BaseModel,
@@ -23,6 +26,7 @@ from pico_banana.errors import SettingError
 from pico_banana.input_sources import SOURCES, input_sources_of
 from pico_banana.schema import SCHEMA_VERSION
 from pico_banana.settings import Settings
+from pico_banana.urls import mirrored
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -268,11 +272,15 @@ class Slice:
 
     def overrun(self, settings: ConvertSettings) -> list[str]:
         """Return the globs of hosts that have fewer connections than slices run at once."""
-        unasked = {source.hosts for name, source in SOURCES.items() if name not in settings.sources}
+        asked = [mirrored(settings.cdn, settings.mirrors)]
+        for name in settings.sources:
+            asked += SOURCES[name].asked(settings.mirrors)
+        names = [urlsplit(place).hostname or "" for place in asked if not os.path.isabs(place)]
         return [
             glob
             for glob in settings.fetch.hosts
-            if settings.fetch.budget_of(glob).connections < self.at_once and glob not in unasked
+            if settings.fetch.budget_of(glob).connections < self.at_once
+            and any(fnmatch.fnmatchcase(name, glob) for name in names)
         ]
 
 

@@ -21,6 +21,7 @@ __all__ = [
     "Finder",
     "Place",
     "Source",
+    "banning",
     "below_base",
     "input_sources_of",
 ]
@@ -90,6 +91,10 @@ class Source:
     def is_remote(self) -> bool:
         """Whether its photos are asked for over the network."""
         return bool(self.bases)
+
+    def asked(self, mirrors: Mapping[str, str]) -> list[str]:
+        """Return where its photos are really asked for, after mirrors: URLs, or local folders."""
+        return list(dict.fromkeys(mirrored(base, mirrors) for base in self.bases))
 
 
 def _in_folder(open_images: str | None, _mirrors: Mapping[str, str]) -> Finder:
@@ -194,6 +199,17 @@ SOURCES: dict[str, Source] = {
 }
 """The sources by the names that `input_sources` takes, in the order in which they are tried where
 it is not given; an image's way is the name of its source."""
+
+
+def banning(names: Iterable[str], mirrors: Mapping[str, str]) -> list[str]:
+    """Return who bans of those that are contacted for these sources, by their titles."""
+    places = [place for name in names for place in SOURCES[name].asked(mirrors)]
+    hosts = [urlsplit(place).hostname or "" for place in places if not os.path.isabs(place)]
+    return [
+        source.title
+        for source in SOURCES.values()
+        if source.bans and any(fnmatch.fnmatchcase(host, source.hosts) for host in hosts)
+    ]
 
 
 def input_sources_of(names: Iterable[str]) -> list[str]:

@@ -335,17 +335,46 @@ def test_permanent_absences_are_one_warning(release: SampleRelease, cdn: FakeCDN
     assert [row["edited_image"] is None for row in undecoded(null)].count(True) == 3
 
 
-def test_flickr_in_several_processes_warns(release: SampleRelease) -> None:
-    with FakeCDN(("/flickr", release.flickr)) as flickr:
-        named = arguments(
-            release,
-            limit=4,
-            input_sources=["flickr"],
-            mirrors={"*.staticflickr.com": f"{flickr.url}/flickr/{{host}}"},
-        )
-        with pytest.warns(UserWarning, match="Flickr is asked from 2 processes"):
-            found = load("sft", num_proc=2, **named)
+@pytest.mark.parametrize("globs", [[], ["farm*.staticflickr.com"]], ids=["all", "some"])
+def test_flickr_in_several_processes_warns(release: SampleRelease, globs: list[str]) -> None:
+    # The folder has every photo: nobody is asked.
+    mirrors = dict.fromkeys(globs, str(release.flickr))
+    named = arguments(release, limit=4, input_sources=["folder", "flickr"], mirrors=mirrors)
+    with pytest.warns(UserWarning, match="Flickr is asked from 2 processes"):
+        load("sft", num_proc=2, **named)
+
+
+@pytest.mark.parametrize("is_local", [False, True], ids=["server", "folder"])
+def test_a_mirror_of_flickr_does_not_ban(release: SampleRelease, *, is_local: bool) -> None:
+    with (
+        FakeCDN(("/flickr", release.flickr)) as flickr,
+        warnings.catch_warnings(record=True) as told,
+    ):
+        warnings.simplefilter("always")
+        place = release.flickr if is_local else f"{flickr.url}/flickr"
+        mirrors = {"*.staticflickr.com": f"{place}/{{host}}"}
+        named = arguments(release, limit=4, input_sources=["flickr"], mirrors=mirrors)
+        found = load("sft", num_proc=2, **named)
     assert {row["input_source"] for row in undecoded(found)} == {"flickr"}
+    assert not [one for one in told if "Flickr is asked" in str(one.message)]
+
+
+@pytest.mark.parametrize("images", ["bytes", "none"])
+def test_ids_that_match_nothing_are_named(release: SampleRelease, images: str) -> None:
+    every = [row["id"] for row in undecoded(load("sft", **arguments(release)))]
+    wrong = [f"positive-edit/x{number:02d}" for number in range(12)]
+    named = arguments(release, exclude_ids=[*every[:3], *wrong], limit=5, images=images)
+    with pytest.warns(UserWarning, match="match no record") as told:
+        found = load("sft", edit_types=["zoom-in"], **named)
+    (said,) = [str(one.message) for one in told if "match no record" in str(one.message)]
+    assert said == (
+        f"pico_banana_400k: exclude_ids: 12 match no record of sft: {', '.join(wrong[:10])} and 2 "
+        "more"
+    )
+    assert not {*every[:3]} & {row["id"] for row in undecoded(found)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load("sft", **arguments(release, exclude_ids=every[:3], limit=5, images=images))
 
 
 def test_a_transient_failure_raises_and_caches_nothing(

@@ -135,7 +135,7 @@ def _edits(settings: ConvertSettings) -> str | None:
 def _inputs(settings: ConvertSettings) -> str | None:
     """The host that inputs come from, None where they lie in a folder or in tars."""
     source = SOURCES[settings.sources[0]]
-    if len(source.bases) == 1:
-        place = mirrored(source.bases[0], settings.mirrors)
-        return None if os.path.isabs(place) else host_of(place)
-    return source.hosts or None
+    places = source.asked(settings.mirrors)
+    hosts = {host_of(place) for place in places if not os.path.isabs(place)}
+    # A source of several names is shown as their glob; mirrors mostly lead all to one place.
+    return source.hosts if len(hosts) > 1 else next(iter(hosts), None)

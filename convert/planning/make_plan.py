@@ -22,7 +22,7 @@ from pico_banana.open_images.index import Index, Photo, photo_columns
 from pico_banana.release.columns import Block, Numbers, Usual, parsed, split_blocks
 from pico_banana.release.files import Manifest
 from pico_banana.release.records import BadRecord, Line, Record, parse_line
-from pico_banana.release.selection import SPLITS, Selection
+from pico_banana.release.selection import SPLITS, Selection, Unmatched
 from pico_banana.schema import category_of
 
 from ..interpreter import without_collection
@@ -119,7 +119,7 @@ class _Planner:
     def __init__(
         self, config: str, settings: ConvertSettings, jsonl: str, index: Index | None
     ) -> None:
-        self.plan = Plan(config, _content(settings, config), jsonl)
+        self.plan = Plan(config, _content(settings, config), jsonl, Unmatched(settings))
         self._config, self._settings, self._index = config, settings, index
         self._selection = Selection(settings)
         self._shard_size = settings.shard_size(config)
@@ -128,11 +128,6 @@ class _Planner:
         self._taken: Counter[str] = Counter()
         self._outputs: list[pa.StringArray] = []
         self._urls: list[pa.StringArray] = []  # of records whose photos are looked up in the end
-        self._unmatched = {
-            name: set(given)
-            for name in ("ids", "exclude_ids")
-            if (given := getattr(settings, name)) is not None
-        }
 
     def parts(self, block: Block) -> list[tuple[Block, Usual | None]]:
         """Return the parts of a block as `add` takes them; for any thread."""
@@ -173,6 +168,7 @@ class _Planner:
     def _add_chunk(self, chunk: Sequence[Line], manifest: Manifest) -> None:
         plan, selection = self.plan, self._selection
         candidates: list[tuple[Line, Record, Mapping[str, str]]] = []
+        filtered: list[Record] = []
         resolved: dict[str, str] = {}
 
         def resolve(path: str) -> str | None:
@@ -199,11 +195,18 @@ class _Planner:
                 candidates.append((line, record, mine))
             else:
                 plan.filtered.append(number)
+                filtered.append(record)
         # Once the limit is reached only ids still need ImageIDs, to tell filtered from left out.
         is_full = selection.end is not None and self._kept >= selection.end
         needs_none = selection.takes_all or (is_full and selection.ids is None)
-        wanted = [] if needs_none else candidates
-        rows, photos = self._look_up([record for _, record, _ in wanted])
+        records = [record for _, record, _ in candidates]
+        wanted = [] if needs_none else records
+        rows, photos = self._look_up(wanted)
+        if plan.unmatched:
+            plan.unmatched.see(record.id for record in filtered + records)
+            rest = filtered if wanted else filtered + records
+            seen = [*photos, *self._look_up(rest)[1]]
+            plan.unmatched.see(photo.image_id for photo in seen if photo)
         placed: dict[str, list[_Found | None]] = {split: [] for split in SPLITS}
         for (line, record, known), row, photo in itertools.zip_longest(candidates, rows, photos):
             self._place(_Found(line, record, known, row, photo), placed)
@@ -237,8 +240,6 @@ class _Planner:
         plan, selection = self.plan, self._selection
         number = found.line.number or 0
         image_id = found.photo.image_id if found.photo else None
-        for unmatched in self._unmatched.values():
-            unmatched -= {found.record.id, image_id}
         if not selection.passes_ids(found.record, image_id):
             plan.filtered.append(number)
             return
@@ -336,7 +337,6 @@ class _Planner:
         outputs = pa.chunked_array(self._outputs, pa.string())
         if repeated := len(outputs) - pc.count_distinct(outputs).as_py():
             plan.odd["repeated_output_image"] = repeated
-        plan.unmatched = {name: len(left) for name, left in self._unmatched.items() if left}
         made = [
             (f"{split}-{number:05d}-of-{len(shards):05d}", *planned)
             for split in SPLITS

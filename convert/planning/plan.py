@@ -14,6 +14,7 @@ import orjson
 
 from pico_banana.open_images.index import Index, Photo
 from pico_banana.release.records import BadRecord, Line, Record
+from pico_banana.release.selection import Unmatched
 
 from ..output.ledger import LEDGER_FORMAT, stretches
 from .refill import Refill
@@ -68,6 +69,7 @@ class Plan:
         config: sft, preference or multi_turn.
         settings: the content settings, without places and secrets.
         jsonl: a local copy of the JSONL file; `sha256` and `size_bytes` are that file's.
+        unmatched: which of `ids` and `exclude_ids` are no record's.
         lines: its lines, blank ones left out.
         blank: numbers of blank lines.
         bad: the lines that are no record.
@@ -77,13 +79,13 @@ class Plan:
         odd: records by what is odd about them.
         edit_types: planned records by edit type.
         unlisted: planned records whose photo has no ImageID.
-        unmatched: how many of `ids` and `exclude_ids` are no record's; of those given.
         shards: the shards, by split and index.
     """
 
     config: str
     settings: dict[str, Any]
     jsonl: str
+    unmatched: Unmatched
     sha256: str = ""
     size_bytes: int = 0
     lines: int = 0
@@ -95,7 +97,6 @@ class Plan:
     odd: Counter[str] = field(default_factory=Counter)
     edit_types: Counter[str | None] = field(default_factory=Counter)
     unlisted: int = 0
-    unmatched: dict[str, int] = field(default_factory=dict)
     shards: list[PlannedShard] = field(default_factory=list)
     estimated_bytes: int = 0
 

@@ -27,7 +27,7 @@ from pico_banana.reading.load_report import LoadReport
 from pico_banana.release.columns import columns_of
 from pico_banana.release.files import Release, state_of
 from pico_banana.release.records import BadRecord, Record
-from pico_banana.release.selection import Selection
+from pico_banana.release.selection import Selection, Unmatched
 from pico_banana.schema import category_of
 from pico_banana.settings import Settings
 from pico_banana.storage.cache import Progress
@@ -137,6 +137,20 @@ class Reader:
                 records += 1
                 images += 1 + len(picked.record.edited) + len(picked.record.rejected)
         return Counted(records, images)
+
+    def unmatched(self) -> Unmatched:
+        """Return which of `ids` and `exclude_ids` are no record's; reads until all are found."""
+        unmatched, index = Unmatched(self.settings), self._index()
+        found = self._release.records(self.config, 0, _NO_END, file=self._file)
+        records = (record for record in found if not isinstance(record, BadRecord))
+        for chunk in _chunks(records) if unmatched else ():
+            unmatched.see(record.id for record in chunk)
+            if index is not None:
+                photos = index.photos(index.rows([record.input_url for record in chunk]))
+                unmatched.see(map(_image_id, photos))
+            if not unmatched:
+                break
+        return unmatched
 
     def examples(
         self, ranges: Sequence[Range], split: str, report: LoadReport, *, strict: bool

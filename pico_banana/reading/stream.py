@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 from datasets.iterable_dataset import SkipExamplesIterable, _BaseExamplesIterable
 
-from pico_banana.input_sources import SOURCES
+from pico_banana.input_sources import banning
 from pico_banana.reading.load_report import LoadReport
 from pico_banana.reading.reader import Range, Reader
 from pico_banana.schema import arrow_schema
@@ -31,8 +31,8 @@ _log = logging.getLogger("pico_banana")
 
 def warn_of_paces(settings: Settings, processes: int) -> None:
     """Warn where several processes, which know nothing of each other, would ask who bans."""
-    banning = [SOURCES[name].title for name in settings.sources if SOURCES[name].bans]
-    for title in banning if processes > 1 and settings.images == "bytes" else ():
+    banned_by = banning(settings.sources, settings.mirrors)
+    for title in banned_by if processes > 1 and settings.images == "bytes" else ():
         warnings.warn(
             f"{title} is asked from {processes} processes, each at the pace of "
             "configs/fetch.yaml: together they ask more than it takes, and it bans who asks "

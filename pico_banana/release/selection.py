@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
 from pico_banana.release.records import Record
 from pico_banana.settings import Settings
 
-__all__ = ["SPLITS", "Selection", "split_of"]
+__all__ = ["SPLITS", "Selection", "Unmatched", "split_of"]
 
 SPLITS = ("train", "validation")
+_SHOWN = 10
 
 
 def split_of(photo: str, validation: float) -> str:
@@ -84,3 +86,41 @@ class Selection:
     def excludes(self, record: Record, image_id: str | None) -> bool:
         """Whether a taken record is left out of its shard."""
         return record.id in self.exclude_ids or image_id in self.exclude_ids
+
+
+class Unmatched:
+    """Which of `ids` and `exclude_ids` are no record's, whatever else is selected.
+
+    A typing error in a list of takedowns leaves in what must go.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._knows_photos = settings.open_images_metadata != "none"
+        self._left = {
+            "ids": set(settings.ids or ()),
+            "exclude_ids": set(settings.exclude_ids or ()),
+        }
+
+    def __bool__(self) -> bool:
+        """Whether there are any left."""
+        return any(self._left.values())
+
+    def see(self, ids: Iterable[str | None]) -> None:
+        """Take out the ids and ImageIDs of records, of whichever config."""
+        seen = {*ids}
+        for left in self._left.values():
+            left.difference_update(seen)
+
+    def intersect(self, other: Unmatched) -> None:
+        """Keep what is no record's of another config either."""
+        for name, left in self._left.items():
+            left.intersection_update(other._left[name])
+
+    def told(self, configs: str) -> Iterator[str]:
+        """Say of each list how many are no record's of these configs, and name the first ten."""
+        for name, left in self._left.items():
+            if left:
+                some = ", ".join(sorted(left)[:_SHOWN])
+                more = f" and {len(left) - _SHOWN:,} more" if len(left) > _SHOWN else ""
+                why = "" if self._knows_photos else "; without an image list no ImageID matches"
+                yield f"{name}: {len(left):,} match no record of {configs}: {some}{more}{why}"

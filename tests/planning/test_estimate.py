@@ -55,6 +55,21 @@ def test_connections_bind_where_no_rate_does(release: SampleRelease, tmp_path: P
         assert f"what binds 2 nodes: budget of {cdn.url}" in ended.out
 
 
+def test_an_estimate_is_of_the_hosts_that_are_contacted(release: SampleRelease) -> None:
+    def hosts_of(*mirrors: str) -> set[str]:
+        flags = [word for mirror in mirrors for word in ("--mirrors", mirror)]
+        words = [*release_flags(release), "--input-sources", "flickr", "--nodes", "1", *flags]
+        ended = pico_banana("plan", "sft", *words)
+        assert ended.code == 0, ended.err
+        table = ended.out.partition("requests")[2].partition("in all")[0]
+        return {line.split()[0] for line in table.splitlines()[1:] if line.strip()}
+
+    assert hosts_of() == {"*.staticflickr.com"}
+    assert hosts_of("farm*.staticflickr.com=http://127.0.0.1:9") == {"*.staticflickr.com"}
+    assert hosts_of("*.staticflickr.com=http://127.0.0.1:9/{host}") == {"http://127.0.0.1:9"}
+    assert hosts_of(f"*.staticflickr.com={release.flickr}/{{host}}") == set()
+
+
 def test_links_fetch_nothing(release: SampleRelease) -> None:
     with FakeCDN(("/cdn", release.cdn)) as cdn:
         flags = release_flags(release, f"{cdn.url}/cdn")

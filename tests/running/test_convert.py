@@ -666,9 +666,42 @@ def test_a_selection_that_keeps_nothing_is_refused(release: SampleRelease, tmp_p
     assert "nothing is selected (sft: 70 lines, 0 bad, 0 filtered, 70 left out)" in ended.err
     ended = convert(release, tmp_path / "o", "--exclude-ids", "nobody", "--limit", "3")
     assert ended.code == 0
-    assert "1 of exclude_ids match none" in ended.err
+    assert "exclude_ids: 1 match no record of sft: nobody" in ended.err
     again = convert(release, tmp_path / "o", "--limit", "3")
     assert "exclude_ids is another list than before" in again.err
+
+
+@pytest.mark.parametrize("command", ["plan", "convert"])
+def test_ids_that_match_no_record_are_named(
+    release: SampleRelease, tmp_path: Path, command: str
+) -> None:
+    """Whatever filters leave, of any of the configs, by id or by ImageID."""
+    sound = tmp_path / "sound"
+    for config in ("sft", "preference"):
+        words = ["convert", config, *release_flags(release), "--images", "none", "--output", sound]
+        assert pico_banana(*words).code == 0
+    found, other = rows(sound, "sft"), rows(sound, "preference")[-1]["id"]
+    photo = next(row["image_id"] for row in found if row["image_id"])
+    named = [found[0]["id"], found[-1]["id"], photo, other]
+    wrong = sorted(f"{name}x" for name in [*named, *(row["id"] for row in found[1:11])])
+    listed = tmp_path / "takedowns.txt"
+    listed.write_text("\n".join([*named, *wrong]))
+    flags = [*release_flags(release), "--exclude-ids", f"@{listed}", "--images", "none"]
+    flags += [
+        "--edit-types",
+        "zoom-in",
+        "--limit",
+        "2",
+        "--ids",
+        f"{photo},{found[5]['id']},nobody",
+    ]
+    flags += ["--output", os.fspath(tmp_path / "out")] if command == "convert" else []
+    ended = pico_banana(command, "sft", "preference", *flags)
+    said = [line for line in ended.err.splitlines() if "match no record" in line]
+    assert said == [
+        "ids: 1 match no record of sft, preference: nobody",
+        f"exclude_ids: 14 match no record of sft, preference: {', '.join(wrong[:10])} and 4 more",
+    ]
 
 
 def test_edit_types_are_printed_whatever_the_encoding() -> None:

@@ -106,6 +106,19 @@ def test_more_slices_than_connections_is_said(
     assert cdn.most_open("*/images/*") == 2
 
 
+@pytest.mark.parametrize("mirror", [None, "*.staticflickr.com={flickr}/{{host}}"])
+def test_what_is_said_of_a_host_is_said_of_one_that_is_contacted(
+    release: SampleRelease, tmp_path: Path, mirror: str | None
+) -> None:
+    """The release lies in folders; without a mirror Flickr itself may be asked."""
+    more = ["--mirrors", mirror.format(flickr=release.flickr)] if mirror else []
+    words = command(release, tmp_path / "out", "--input-sources", "folder,flickr", *more)
+    ended = pico_banana(*words, "--slice", "0/100")
+    assert ended.code == 0, ended.err
+    said = [line for line in ended.err.splitlines() if "may have fewer connections" in line]
+    assert [line.split()[0] for line in said] == ([] if mirror else ["*.staticflickr.com"])
+
+
 def test_what_is_not_finished_is_named(release: SampleRelease, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert pico_banana(*slices(release, out)[0]).code == 0
