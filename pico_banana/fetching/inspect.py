@@ -27,6 +27,8 @@ __all__ = ["FlawError", "ImageFormat", "inspect"]
 _FORMATS = ("Png", "Jpeg", "WebP", "Gif", "Bmp", "Tiff", "Avif", "Ppm")
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_CHUNK_EXTRA = 12  # length, type and CRC around a chunk's data
+_PNG_TEXTS = (b"eXIf", b"tEXt", b"zTXt", b"iTXt")  # where EXIF or XMP may stand
+_PNG_NO_PIXELS = b"\0\0\0\0IDAT" + struct.pack(">I", zlib.crc32(b"IDAT"))
 _JPEG_START, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
 _JPEG_MARKER = re.compile(rb"\xff([^\x00\xff])")  # FF 00 is a byte of the picture, FF FF is padding
 _JPEG_BARE = {0x01, *range(0xD0, 0xD9)}  # markers without a segment: TEM, RST0 to RST7, SOI
@@ -151,10 +153,8 @@ def _inspect(
     pillow: _Pillow, data: bytes, *, decode: bool, max_pixels: int, is_whole: bool
 ) -> ImageFormat:
     mark = None
-    has_exif = True
-    if data.startswith(_PNG_SIGNATURE):
-        # Before Pillow looks: its own header parsing reports a cut PNG in many ways.
-        has_exif = _check_png(data)
+    # Before Pillow looks: its own header parsing reports a cut PNG in many ways.
+    png = _check_png(data) if data.startswith(_PNG_SIGNATURE) else None
     with pillow.image.open(io.BytesIO(data), formats=_formats(pillow)) as image:
         width, height = image.size
         if width * height > max_pixels:
@@ -173,8 +173,8 @@ def _inspect(
             decode = True
         if decode:
             image.load()
-        # Pillow reads a PNG's pixels to find EXIF behind them: ask only where there is some.
-        orientation = image.getexif().get(ExifTags.Base.Orientation) if has_exif else None
+        exif = image.getexif() if png is None else _png_exif(pillow, image, data, png)
+        orientation = exif.get(ExifTags.Base.Orientation)
         # As `datasets` decodes it: a tag that cannot be written again breaks what is turned.
         upright = pillow.operations.exif_transpose(image) if orientation in _TURNED else image
         width, height = upright.size  # a TIFF has been turned by now
@@ -214,10 +214,40 @@ def _own_pillow() -> _Pillow:
     return _Pillow(image, operations)
 
 
-def _check_png(data: bytes) -> bool:
-    """Walk a PNG's chunks to IEND, checking their CRCs; return whether it may hold EXIF."""
+class _Png(NamedTuple):
+    """Where a PNG holds what.
+
+    Attributes:
+        pixels: the offset of its first IDAT chunk, 0 until there is one.
+        texts: the chunks behind its pixels that may hold EXIF.
+        is_animated: whether it says that it has several pictures.
+    """
+
+    pixels: int
+    texts: list[memoryview]
+    is_animated: bool
+
+
+def _png_exif(pillow: _Pillow, image: Any, data: bytes, png: _Png) -> Any:
+    """The EXIF of an open PNG, which Pillow itself looks for by decoding all pixels.
+
+    It may stand behind them. So what stands there is put before them, where opening reads it.
+    """
+    if png.is_animated:  # each picture may have texts behind it
+        return image.getexif()
+    if png.texts:
+        head = b"".join([data[: png.pixels], *png.texts, _PNG_NO_PIXELS])
+        try:
+            image = pillow.image.open(io.BytesIO(head), formats=("PNG",))
+        except _BROKEN:  # texts in which opening is stricter than decoding
+            return image.getexif()
+    return pillow.image.Image.getexif(image)  # its PNG class would decode
+
+
+def _check_png(data: bytes) -> _Png:
+    """Walk a PNG's chunks to IEND, checking their CRCs; return where it holds what."""
     position = len(_PNG_SIGNATURE)
-    has_exif = has_pixels = False
+    pixels, texts, is_animated = 0, list[memoryview](), False
     view = memoryview(data)
     while True:
         if position + _PNG_CHUNK_EXTRA > len(data):
@@ -233,11 +263,14 @@ def _check_png(data: bytes) -> bool:
         if zlib.crc32(view[position + 4 : end - 4]) != stated:
             raise FlawError(MissingReason.CORRUPT, f"the PNG's {kind!r} chunk has a wrong CRC")
         if kind == b"IEND":
-            if not has_pixels:
+            if not pixels:
                 raise FlawError(MissingReason.CORRUPT, "the PNG has no IDAT chunk")
-            return has_exif
-        has_pixels = has_pixels or kind == b"IDAT"
-        has_exif = has_exif or kind in (b"eXIf", b"tEXt", b"zTXt", b"iTXt")
+            return _Png(pixels, texts, is_animated)
+        if kind == b"IDAT":
+            pixels = pixels or position
+        elif pixels and kind in _PNG_TEXTS:
+            texts.append(view[position:end])
+        is_animated = is_animated or kind == b"acTL"
         position = end
 
 

@@ -329,6 +329,96 @@ def test_some_mistyped_tags_break_datasets():
             size_in_datasets(encoded("JPEG", exif=exif_with(6, tag, 2)))
 
 
+def xmp(orientation, form='tiff:Orientation="{}"', rest=b""):
+    text = f"<x:xmpmeta><rdf:RDF {form.format(orientation)}/></x:xmpmeta>".encode() + rest
+    return chunk(b"iTXt", b"XML:com.adobe.xmp" + bytes(5) + text)
+
+
+def raw_profile(orientation):
+    exif = exif_with(orientation, 0x010F, 2)
+    return f"\nexif\n{len(exif):8d}\n{exif.hex()}\n".encode()
+
+
+TEXTS = {
+    "software": chunk(b"tEXt", b"Software\0an editor"),
+    "packed": chunk(b"zTXt", b"Comment\0\0" + zlib.compress(b"drawn")),
+    "international": chunk(b"iTXt", b"Title\0\0\0de\0Titel\0" + "schön".encode()),
+    "xmp": xmp(1),
+    "turned by xmp": xmp(6),
+    "turned by an element of xmp": xmp("6</tiff:Orientation>", "><tiff:Orientation>{}"),
+    "xmp that is not UTF-8": xmp(6, rest=b"\xff\xfe"),
+    "exif": chunk(b"eXIf", turned(1).tobytes()[6:]),
+    "turned by exif": chunk(b"eXIf", turned(8).tobytes()[6:]),
+    "raw profile": chunk(b"tEXt", b"Raw profile type exif\0" + raw_profile(3)),
+    "turned by a raw profile": chunk(
+        b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(raw_profile(6))
+    ),
+    "no raw profile": chunk(b"tEXt", b"Raw profile type exif\0\nexif\n 2\nno hex\n"),
+    "no exif": chunk(b"eXIf", b"MM"),
+    "broken": chunk(b"zTXt", b"Comment\0\0" + b"no zlib"),
+    "of another compression": chunk(b"zTXt", b"Comment\0\x07" + b"?"),
+    "short": chunk(b"iTXt", b"Title"),
+    "long": chunk(b"iTXt", b"Comment\0\x01\0\0\0" + zlib.compress(bytes(2_000_000))),
+}
+
+
+def with_texts(before, behind):
+    first, *others = png_chunks(encoded("PNG"))
+    return encoded("PNG")[:8] + b"".join([first, *before, *others[:-1], *behind, others[-1]])
+
+
+def judged(data, **options):
+    try:
+        return look(data, **options)
+    except FlawError as found:
+        return found.reason
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_texts_before_and_behind_the_pixels_count_as_where_all_is_decoded(seed):
+    alone = [[text] for text in TEXTS.values()]
+    rng = random.Random(seed)
+    some = [rng.sample([*TEXTS.values()], rng.randrange(3)) for _ in range(40)]
+    cases = [*((one, []) for one in alone), *(([], one) for one in alone)] if not seed else []
+    for before, behind in [*cases, *zip(some[::2], some[1::2], strict=True)]:
+        data = with_texts(before, behind)
+        found = judged(data)
+        assert found == judged(data, decode=True)
+        try:
+            shown = size_in_datasets(data)
+        except Exception:  # noqa: BLE001  (of many classes)
+            assert isinstance(found, MissingReason)
+        else:
+            assert (found.width, found.height) == shown
+
+
+class NoDecoder(ImageFile.PyDecoder):
+    """Fails where somebody wants pixels."""
+
+    def __init__(self, *_):
+        raise AssertionError("decoded")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        *(with_texts(*places) for name in ("software", "packed", "international", "xmp", "exif")
+          for places in ([[TEXTS[name]], []], [[], [TEXTS[name]]])),
+        encoded("PNG", icc_profile=bytes(3_000)),
+        encoded("JPEG"),
+        encoded("JPEG", progressive=True),
+        encoded("JPEG", icc_profile=bytes(70_000), exif=turned(1), comment="drawn"),
+    ],
+)  # fmt: skip
+def test_no_pixel_is_decoded_for_what_is_whole_by_its_head(data, monkeypatch):
+    for name in ("zip", "jpeg"):
+        monkeypatch.setitem(Image.DECODERS, name, NoDecoder)
+    found = look(data)
+    assert (found.width, found.height) == SIZE
+    with pytest.raises(FlawError, match="decoded"):
+        look(data, decode=True)
+
+
 BENT = {
     "a text of 2 MB": chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(2_000_000))),
     "a profile of 2 MB": chunk(b"iCCP", b"profile\0\0" + zlib.compress(bytes(2_000_000))),
