@@ -23,21 +23,22 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import datasets
 import datasets.load
 from datasets.exceptions import DatasetGenerationError
 
 from pico_banana.errors import PicoBananaError, SettingError, near
-from pico_banana.fetching.links import Links
-from pico_banana.reading.load_report import LoadReport
-from pico_banana.reading.reader import Range, Reader
-from pico_banana.reading.stream import ExamplesStream, warn_of_paces
-from pico_banana.release.files import Release
 from pico_banana.schema import CONFIGS, SCHEMA_VERSION, features
-from pico_banana.settings import Settings, build_settings
-from pico_banana.storage.cache import Fetching
+
+if TYPE_CHECKING:
+    from pico_banana.reading.reader import Range, Reader
+    from pico_banana.reading.stream import ExamplesStream
+    from pico_banana.settings import Settings
+    from pico_banana.storage.cache import Fetching
+
+# What fetches and reads is imported where it is used: many import this for its name alone.
 
 __all__ = ["PicoBanana400K", "PicoBananaConfig", "load", "unregister"]
 
@@ -76,6 +77,8 @@ class PicoBananaConfig(datasets.BuilderConfig):  # type: ignore[misc]  # dataset
 
     def settings(self, storage_options: dict[str, Any] | None = None) -> Settings:
         """Return the validated settings; `SettingError`, a ValueError, for what is not allowed."""
+        from pico_banana.settings import Settings, build_settings
+
         given = {name: getattr(self, name) for name in _ARGUMENTS}
         made = build_settings(Settings, {**given, "storage_options": storage_options})
         made.for_config(self.name)
@@ -89,6 +92,9 @@ class PicoBananaConfig(datasets.BuilderConfig):  # type: ignore[misc]  # dataset
         Transport (mirrors, concurrency, where Open Images lies) does not change it, but mirrors do
         where images are links; files of ids count by their content.
         """
+        from pico_banana.fetching.links import Links
+        from pico_banana.release.files import Release
+
         del config_kwargs  # they are this config's fields by now
         settings = self.settings()
         identity: dict[str, Any] = Release(settings).identity(self.name)
@@ -153,6 +159,8 @@ class PicoBanana400K(datasets.GeneratorBasedBuilder):  # type: ignore[misc]  # d
         return made
 
     def _split_generators(self, dl_manager: Any) -> list[datasets.SplitGenerator]:
+        from pico_banana.reading.reader import Reader
+
         settings = self._settings()
         streaming = bool(dl_manager.is_streaming)
         reader = Reader(self.config.name, settings, local=not streaming, progress=_bar)
@@ -175,6 +183,8 @@ class PicoBanana400K(datasets.GeneratorBasedBuilder):  # type: ignore[misc]  # d
     def _generate_examples(
         self, ranges: list[Range], reader: Reader, split: str, *, strict: bool
     ) -> Iterator[tuple[int, dict[str, Any]]]:
+        from pico_banana.reading.load_report import LoadReport
+
         report = LoadReport()
         yield from reader.examples(ranges, split, report, strict=strict)
         if self._reports is not None:
@@ -182,6 +192,8 @@ class PicoBanana400K(datasets.GeneratorBasedBuilder):  # type: ignore[misc]  # d
 
     def _get_examples_iterable_for_split(self, split_generator: Any) -> ExamplesStream:
         """Stream by an iterable of our own; the base class has one for each range."""
+        from pico_banana.reading.stream import ExamplesStream
+
         given = split_generator.gen_kwargs
         return ExamplesStream(given["reader"], given["split"], given["ranges"])
 
@@ -193,6 +205,9 @@ class PicoBanana400K(datasets.GeneratorBasedBuilder):  # type: ignore[misc]  # d
             MissingImageError: an image is missing for a reason that may pass, no example is left,
                 or a host gave nothing.
         """
+        from pico_banana.reading.load_report import LoadReport
+        from pico_banana.reading.stream import warn_of_paces
+
         if not self._is_prepared(*args, **given):
             warn_of_paces(self._settings(), given.get("num_proc") or 1)
             self._estimate()
@@ -218,6 +233,8 @@ class PicoBanana400K(datasets.GeneratorBasedBuilder):  # type: ignore[misc]  # d
 
     def _download_and_prepare(self, *args: Any, **given: Any) -> None:
         """Make all splits; raise where they must not be kept, and the library keeps nothing."""
+        from pico_banana.reading.load_report import LoadReport
+
         super()._download_and_prepare(*args, **given)
         if self._reports is not None:
             LoadReport.read(self._reports).refuse()
@@ -230,12 +247,16 @@ class PicoBanana400K(datasets.GeneratorBasedBuilder):  # type: ignore[misc]  # d
 
     def _warn_of_unmatched(self) -> None:
         """Name the ids that match nothing: a list of takedowns may have a typing error."""
+        from pico_banana.reading.reader import Reader
+
         reader = Reader(self.config.name, self._settings(), local=True, progress=_bar)
         for told in reader.unmatched().told(self.config.name):
             warnings.warn(f"{NAME}: {told}", stacklevel=4)
 
     def _estimate(self) -> None:
         """Tell the library, which looks at the disk, and the user what the load will take."""
+        from pico_banana.reading.reader import Reader
+
         settings = self._settings()
         spec = settings.for_config(self.config.name)
         if settings.images != "bytes":
