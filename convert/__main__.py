@@ -6,9 +6,11 @@ Signals are caught before anything large is imported: Ctrl-C may come in the fir
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import sys
 
+from .interpreter import collect_rarely
 from .signals import catch, end_within, let_go, received
 
 __all__ = ["main"]
@@ -21,6 +23,7 @@ def main() -> None:
     """Run the command line; the exit codes are 0, 1 and 2, or 128 and the number of a signal."""
     try:
         catch()
+        collect_rarely()
         # numpy starts a thread for each core, which spins for a while; nobody here needs one.
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
         end_within(_END_S, _INTERRUPTED)
@@ -35,6 +38,7 @@ def main() -> None:
         _end(number)
     finally:
         let_go()
+        gc.freeze()  # Python's end would look through all that is left, twice
 
 
 def _end(number: int) -> None:

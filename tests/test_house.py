@@ -179,8 +179,7 @@ def test_a_module_that_a_string_names_is_there(name, path):
 
 
 def test_what_workers_load_first_is_there():
-    assert processes.LOADED
-    assert {*processes.LOADED} <= {*PATH_OF}
+    assert processes.LOADED in PATH_OF
 
 
 def test_the_installed_version_is_that_of_the_project():

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import yaml
+
 from pico_banana.errors import WriteError
 from pico_banana.schema import CONFIGS
 from pico_banana.storage.lock import hold
@@ -17,16 +19,6 @@ from .store import Store
 __all__ = ["CARD_NAME", "card_of", "card_of_pushed", "write_card"]
 
 CARD_NAME = "README.md"
-
-
-_FACTS: dict[str, Any] = {
-    "license": "cc-by-nc-nd-4.0",
-    "language": "en",
-    "task_categories": ["image-to-image"],
-    "tags": ["image-editing", "instruction-based-editing", "pico-banana-400k", "open-images"],
-    "pretty_name": "Pico-Banana-400K",
-    "source_datasets": ["extended|other-open-images"],
-}
 
 
 def write_card(store: Store, reports: Sequence[ConfigReport]) -> None:
@@ -84,10 +76,19 @@ def card_of_pushed(old: str, place: str) -> bytes:
 
 
 def _card(rows: int, loadable: dict[str, Any], body: str) -> bytes:
-    from huggingface_hub import DatasetCard, DatasetCardData  # noqa: PLC0415  (slow to import)
-
-    data = DatasetCardData(**_FACTS, size_categories=[_size_category(rows)], **loadable)
-    return str(DatasetCard(f"---\n{data.to_yaml()}\n---\n\n{body}")).encode()
+    """The card, its front matter as `DatasetCardData` writes it, which takes long to import."""
+    data = {
+        "language": "en",
+        "license": "cc-by-nc-nd-4.0",
+        "size_categories": [_size_category(rows)],
+        "source_datasets": ["extended|other-open-images"],
+        "task_categories": ["image-to-image"],
+        "pretty_name": "Pico-Banana-400K",
+        "tags": ["image-editing", "instruction-based-editing", "pico-banana-400k", "open-images"],
+        **loadable,
+    }
+    front = yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
+    return f"---\n{front}---\n\n{body}".encode()
 
 
 def _loadable(reports: Sequence[ConfigReport]) -> dict[str, Any]:

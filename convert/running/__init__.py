@@ -8,5 +8,6 @@
 | `shard_writer` | one shard: fetch → examples → one Parquet file, then its ledger |
 | `threads` | tasks that fetch nothing, by threads of this process |
 | `local` | tasks by worker processes of this machine |
+| `loaded` | what these need, loaded once before they are forked |
 | `on_ray` | tasks by a Ray cluster |
 """

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import dataclasses
-import gc
 import multiprocessing
 import os
 import queue
@@ -206,7 +205,6 @@ def _work(  # noqa: PLR0913, PLR0917  (what a process is begun with)
         from pico_banana.fetching.fetcher import Fetcher  # noqa: PLC0415  (slow to import; here alone needed)
 
         warnings.filterwarnings("ignore", module=r"PIL\.")  # odd EXIF, thousands of times
-        gc.freeze()  # what was imported stays: the collector need not look through it
         _end_with_parent()
         done = counts[place]
         decode = settings.check == "decode"

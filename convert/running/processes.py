@@ -20,8 +20,8 @@ from pico_banana.hosts.scratch import make_scratch
 
 __all__ = ["LOADED", "away_from_here", "deaf_to_sigint", "load", "sweep", "worker_context"]
 
-LOADED = ("pico_banana.convert.running.local", "pico_banana.fetching.fetcher")
-"""What each worker needs: the fork server swallows it where one of them is not there."""
+LOADED = "pico_banana.convert.running.loaded"
+"""Loads what each worker needs: the fork server swallows it where it is not there."""
 _AFTER_ITS_OWN = -200
 """`multiprocessing` deletes its folder at -100, and complains where it is gone."""
 
@@ -52,7 +52,7 @@ def load() -> None:
         util.get_temp_dir()
     finally:
         tempfile.tempdir = before
-    multiprocessing.set_forkserver_preload([*LOADED])
+    multiprocessing.set_forkserver_preload([LOADED])
     with away_from_here(), deaf_to_sigint():
         forkserver.ensure_running()
 
