@@ -30,7 +30,7 @@ from ..interpreter import without_collection
 from ..options import ConvertSettings
 from ..output.disk_budget import DiskBudget
 from ..output.ledger import Ledger, MissingEntry, ShardLedger, stretches
-from ..output.parquet_file import LinkedFile, ParquetFile
+from ..output.parquet_file import Buffers, LinkedFile, ParquetFile
 from ..output.store import HashingFile, Store
 from ..planning.plan import Part
 from ..planning.task import ShardTask
@@ -96,6 +96,7 @@ class ShardWriter:
         self._settings, self._store, self._fetcher, self._disk = settings, store, fetcher, disk
         self._seen, self._say = seen, say
         self._sources, self._links = Sources(settings), Links(settings)
+        self._buffers: Buffers = {}
 
     def carry_out(self, tasks: Iterable[ShardTask | None]) -> Iterator[ShardLedger]:
         """Yield the ledger of each task's shard when its Parquet file and ledger are written.
@@ -201,7 +202,7 @@ class ShardWriter:
         account: _Account,
     ) -> int:
         """Add a shard's examples to its Parquet file and its account, as their images come."""
-        with ParquetFile(file, task.config) as parquet:
+        with ParquetFile(file, task.config, self._buffers) as parquet:
             for (line, record, photo), found in zip(shard.parts, founds, strict=True):
                 example = make_example(task.config, record, photo, found, self._settings.on_missing)
                 if example.row is not None:
