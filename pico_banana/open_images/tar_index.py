@@ -31,7 +31,7 @@ from pico_banana.storage.disk import tried
 
 __all__ = ["index_path", "mapped", "stamp_of"]
 
-_VERSION = 1
+_VERSION = 2
 _SUFFIX = ".pico-banana-index"
 _PHOTO = re.compile(r"(?:\./)?(?:[^/]+/)*([0-9a-f]{16})\.jpg")
 _BLOCK_BYTES = 512
@@ -185,22 +185,35 @@ class _Headers:
 
     def __init__(self, file: Any, told: _Told | None) -> None:
         self._file, self._told, self.last = file, told, b""
+        self._ahead = b""
 
     def tell(self) -> int:
-        return int(self._file.tell())
+        return int(self._file.tell()) - len(self._ahead)
 
     def seek(self, position: int) -> int:
-        if position < self._file.tell():
+        ahead = position - self.tell()
+        if ahead < 0:
             raise DamageError("a member that begins before its own header")
-        return int(self._file.seek(position))
+        self._ahead = self._ahead[ahead:]
+        return position if self._ahead else int(self._file.seek(position))
 
     def read(self, size: int) -> bytes:
         if size > _MOST_HEADER_BYTES:
             raise DamageError(f"a header of {size:,} bytes")
-        self.last = self._file.read(size)
+        self.last, self._ahead = self._ahead[:size], self._ahead[size:]
+        if len(self.last) < size:
+            self.last += self._file.read(size - len(self.last))
         if self._told is not None:
             self._told(self._file.tell())
         return self.last
+
+    def skip_zeros(self) -> bool:
+        """Go to the next byte that is none; return whether there is one."""
+        while block := self.read(_MOST_HEADER_BYTES):
+            if rest := block.lstrip(b"\0"):
+                self._ahead = rest + self._ahead
+                return True
+        return False
 
 
 @dataclass
@@ -210,6 +223,8 @@ class _Listing:
     Attributes:
         ids, offsets, sizes: of its photos, in the order of the tar.
         unused: how many other members there are, and the names of some, by what they are.
+        members: how many there are in all.
+        behind: where bytes begin, behind its end, that are no tar; None where there are none.
         is_ended: whether the mark at its end was found.
         damage: what ended it before.
     """
@@ -218,13 +233,31 @@ class _Listing:
     offsets: array[int] = field(default_factory=lambda: array("q"))
     sizes: array[int] = field(default_factory=lambda: array("q"))
     unused: dict[str, list[str]] = field(default_factory=dict)
+    members: int = 0
+    behind: int | None = None
     is_ended: bool = False
     damage: str = ""
 
     @classmethod
     def of(cls, headers: _Headers) -> _Listing:
-        """Read a tar's headers; `tarfile.TarError` where it does not begin as a tar does."""
+        """Read a tar's headers, and those of tars that `cat` has put behind it.
+
+        Raises:
+            tarfile.TarError: it does not begin as a tar does.
+        """
         found = cls()
+        found._read(headers)
+        while found.is_ended and headers.skip_zeros():
+            begin, members = headers.tell(), found.members
+            with suppress(tarfile.TarError):
+                found._read(headers)
+            if found.members == members:
+                found.behind, found.is_ended, found.damage = begin, True, ""
+                break
+        return found
+
+    def _read(self, headers: _Headers) -> None:
+        """Add the members of one tar, up to the mark at its end."""
         try:
             archive = tarfile.TarFile(fileobj=headers)  # type: ignore[arg-type]
         except (DamageError, *_ODD_HEADERS) as error:
@@ -233,15 +266,15 @@ class _Listing:
             try:
                 while (member := archive.next()) is not None:
                     archive.members = []  # type: ignore[attr-defined]  # it would keep all
-                    found.add(member)
+                    self.add(member)
             except (DamageError, tarfile.TarError, *_ODD_HEADERS) as error:
-                found.damage = str(error) or type(error).__name__
-        found.is_ended = not found.damage and headers.last == bytes(_BLOCK_BYTES)
-        if not found.is_ended:
-            found.damage = found.damage or "its end is missing"
-        return found
+                self.damage = str(error) or type(error).__name__
+        self.is_ended = not self.damage and headers.last == bytes(_BLOCK_BYTES)
+        if not self.is_ended:
+            self.damage = self.damage or "its end is missing"
 
     def add(self, member: tarfile.TarInfo) -> None:
+        self.members += 1
         photo = _PHOTO.fullmatch(member.name)
         if member.isdir():
             return
@@ -277,6 +310,8 @@ class _Listing:
                 f"all members are there, but the file is damaged ({points.damage}), and some of "
                 "its photos may be; fetch it again"
             )
+        if self.behind is not None:
+            found.append(f"behind its end, from byte {self.behind:,} on, lies what is no tar")
         if not self.ids:
             found.append("holds no photo named <ImageID>.jpg")
         for kind, names in self.unused.items():

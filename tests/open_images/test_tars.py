@@ -341,6 +341,70 @@ def test_members_that_are_no_photos_are_told_and_nothing_is_written_outside(
     assert all(row["input_image"]["bytes"] in {**zero, **one}.values() for row in found)
 
 
+PADDED = 10 * 1024
+
+
+@pytest.mark.parametrize("kind", ["plain", "packed whole", "packed each"])
+@pytest.mark.parametrize(
+    ("between", "behind"),
+    [(b"", b""), (bytes(3_000_000), bytes(5_000)), (bytes(512), b"no tar\n" * 300), (b"", b"\1")],
+    ids=["nothing", "zeros", "text", "a byte"],
+)
+def test_tars_that_were_put_together_are_read_to_the_end(
+    release: SampleRelease, expected: dict[str, str], tmp_path: Path, kind, between, behind
+) -> None:
+    every = [*{**photos(release, "0"), **photos(release, "1")}.items()]
+    thirds = [tar_of(dict(every[n::3])) for n in range(3)]
+    assert {len(tar) % PADDED for tar in thirds} == {0}
+    # the mark at an end may also be a single block
+    thirds[1] = thirds[1].rstrip(b"\0") + bytes(-len(thirds[1].rstrip(b"\0")) % 512 + 512)
+    parts = [thirds[0], between, *thirds[1:], behind]
+    data = b"".join(parts)
+    if kind == "packed each":
+        data = b"".join(gzip.compress(part) for part in parts)
+    elif kind == "packed whole":
+        data = gzip.compress(data)
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    (folder / f"train_all.tar{'' if kind == 'plain' else '.gz'}").write_bytes(data)
+    ended = convert(release, folder, tmp_path / "out", "--input-sources", "tar")
+    assert ended.code == 0, ended.err
+    assert digests(tmp_path / "out") == expected
+    assert "cut off" not in ended.err
+    begin = sum(map(len, parts[:-1]))
+    is_said = f"behind its end, from byte {begin:,} on, lies what is no tar" in ended.err
+    assert is_said == bool(behind.strip(b"\0"))
+
+
+def test_of_tars_put_together_the_last_photo_of_a_name_counts_and_a_cut_one_is_said(
+    tmp_path: Path,
+) -> None:
+    names = [f"{n:016x}.jpg" for n in range(3)]
+    first = tar_of({names[0]: b"old", names[1]: b"one"})
+    second = tar_of({names[0]: b"new", names[2]: bytes(10_000)})
+    path = tmp_path / "train_x.tar"
+    path.write_bytes(first + second[:2_000])
+    ids = [name[:16] for name in names]
+    assert contents(path, ids) == dict(zip(ids, [b"new", b"one"], strict=False))
+    (note,) = Tar.indexed(os.fspath(path), lambda _: contextlib.nullcontext(lambda *_: None)).notes
+    assert note.startswith("cut off or damaged")
+
+
+def test_an_index_of_an_earlier_version_is_made_anew(
+    release: SampleRelease, expected: dict[str, str], tmp_path: Path
+) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    both = {**photos(release, "0"), **photos(release, "1")}
+    (folder / "train_all.tar").write_bytes(tar_of(both))
+    index = folder / f"train_all.tar{INDEX}"
+    assert convert(release, folder, tmp_path / "a" / "out").code == 0
+    index.write_bytes(index.read_bytes().replace(b"pico_banana_tar", b"pico_banana_old"))
+    ended = convert(release, folder, tmp_path / "b" / "out", "--input-sources", "tar")
+    assert "indexing " in ended.err
+    assert digests(tmp_path / "b" / "out") == expected
+
+
 def test_of_two_members_of_one_name_the_last_one_counts(tmp_path: Path) -> None:
     name = "0123456789abcdef"
     first = tar_of({f"train_0/{name}.jpg": b"first"})
