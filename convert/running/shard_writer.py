@@ -11,6 +11,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import PIL
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -22,7 +23,7 @@ from pico_banana.fetching.sources import ImageRef, Sources
 from pico_banana.input_sources import SOURCES
 from pico_banana.missing import Missing
 from pico_banana.open_images.index import Photo
-from pico_banana.reading.examples import Example, image_refs, linked, make_example
+from pico_banana.reading.examples import Example, borne, image_refs, linked, make_example
 from pico_banana.release.columns import columns_of, known_columns
 from pico_banana.release.records import Line, Record, parse_line
 
@@ -203,7 +204,7 @@ class ShardWriter:
     ) -> int:
         """Add a shard's examples to its Parquet file and its account, as their images come."""
         with ParquetFile(file, task.config, self._buffers) as parquet:
-            for (line, record, photo), found in zip(shard.parts, founds, strict=True):
+            for (line, record, photo), found in zip(shard.parts, map(borne, founds), strict=True):
                 example = make_example(task.config, record, photo, found, self._settings.on_missing)
                 if example.row is not None:
                     parquet.add(example.row)
@@ -327,7 +328,11 @@ class _Account:
             edit_types=_listed(self._edit_types),
             input_sources=_listed(self._input_sources),
             marks=self._marks,
-            writers={"pico_banana_400k": __version__, "pyarrow": pa.__version__},
+            writers={
+                "pico_banana_400k": __version__,
+                "pillow": PIL.__version__,  # decides what of odd images is corrupt
+                "pyarrow": pa.__version__,
+            },
         )
 
 

@@ -13,16 +13,27 @@ from pico_banana.fetching.inspect import Fetched
 from pico_banana.fetching.links import Links
 from pico_banana.fetching.sources import ImageRef, Sources
 from pico_banana.input_sources import SOURCES
-from pico_banana.missing import Missing
+from pico_banana.missing import Missing, MissingReason
 from pico_banana.open_images.index import Photo
 from pico_banana.release.columns import below, quoted
 from pico_banana.release.records import Record
 from pico_banana.schema import ATTRIBUTION_FIELDS, MEASURES, arrow_schema, category_of, columns
 from pico_banana.urls import PUBLISHED_BASE
 
-__all__ = ["Example", "image_columns", "image_refs", "images_of", "linked", "make_example"]
+__all__ = [
+    "Example",
+    "borne",
+    "image_columns",
+    "image_refs",
+    "images_of",
+    "linked",
+    "make_example",
+]
 
 Found = Fetched | Missing
+
+_ROW_BYTES = 2**31 - 2**20
+"""Of a row's images: Arrow's offsets and Parquet's pages count in 31 bits, lengths too."""
 
 
 class Example(NamedTuple):
@@ -50,6 +61,23 @@ def image_columns(config: str, record: Record) -> list[str]:
     column = {"sft": "edited_image", "preference": "chosen_image", "multi_turn": "edited_images"}
     edited = [column[config]] * len(record.edited)
     return ["input_image", *edited, *["rejected_images"] * len(record.rejected)]
+
+
+def borne(found: Sequence[Found]) -> list[Found]:
+    """Return a record's images, those missing as too large that no file could hold in one row.
+
+    They are counted in the order of `image_refs`.
+    """
+    kept: list[Found] = []
+    room = _ROW_BYTES
+    for image in found:
+        if isinstance(image, Fetched) and len(image.data) > room:
+            detail = f"{len(image.data):,} bytes, where {room:,} are left of a row's 2 GiB"
+            kept.append(Missing(image.url, MissingReason.TOO_LARGE, image.tries, None, detail))
+            continue
+        kept.append(image)
+        room -= len(image.data) if isinstance(image, Fetched) else 0
+    return kept
 
 
 def make_example(

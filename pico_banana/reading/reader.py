@@ -22,7 +22,7 @@ from pico_banana.fetching.prepare import prepare_tars
 from pico_banana.fetching.sources import ImageRef, Sources
 from pico_banana.open_images.index import Index, Photo, index_path, mapped_index, photo_columns
 from pico_banana.open_images.tars import Tars, check_open_images
-from pico_banana.reading.examples import Example, image_refs, linked, make_example
+from pico_banana.reading.examples import Example, borne, image_refs, linked, make_example
 from pico_banana.reading.load_report import LoadReport
 from pico_banana.release.columns import columns_of
 from pico_banana.release.files import Release, state_of
@@ -190,7 +190,7 @@ class Reader:
                     begun.extend(zip(mine, refs, strict=True))
                     yield refs
 
-        for found in _fetcher(self.settings).in_order(batches()):
+        for found in map(borne, _fetcher(self.settings).in_order(batches())):
             (record, photo), refs = begun.popleft()
             example = make_example(self.config, record, photo, found, self.settings.on_missing)
             report.note(refs, found)

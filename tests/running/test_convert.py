@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 import re
@@ -649,6 +650,13 @@ def test_a_cache_folder_that_cannot_be_written_is_named(
     ended = pico_banana("convert", "sft", *flags, env=env)
     assert ended.code == 2
     assert "set PICO_BANANA_CACHE to another folder" in ended.err
+
+
+def test_ledgers_name_the_versions_that_decide(sound: Path) -> None:
+    """Pillow's says what of odd images is corrupt: XMP that is not UTF-8, say."""
+    named = {"pico_banana_400k", "pillow", "pyarrow"}
+    versions = {name: importlib.metadata.version(name.replace("_", "-")) for name in named}
+    assert [ledger["writers"] for ledger in ledgers(sound, "sft")] == 5 * [versions]
 
 
 def test_a_long_tmpdir_is_no_hindrance(release: SampleRelease, tmp_path: Path) -> None:
