@@ -259,7 +259,9 @@ def _bar(what: str) -> Iterator[Fetching]:
     def told(done: int, total: int | None) -> None:
         nonlocal bar
         if bar is None:
-            bar = datasets.utils.tqdm(desc=what, unit="B", unit_scale=True)
+            # The library's bar needs somewhere to write.
+            is_deaf = sys.stderr is None
+            bar = datasets.utils.tqdm(desc=what, unit="B", unit_scale=True, disable=is_deaf)
         bar.total = total
         bar.update(done - bar.n)
 

@@ -31,6 +31,7 @@ from ..output.store import Store
 from ..planning.task import ShardTask
 from ..screen import Counts, Say
 from ..signals import SignalError, catch, check, die_of, held, let_go
+from ..streams import open_streams
 from .base import TICK_S
 from .processes import away_from_here, deaf_to_sigint, worker_context
 from .shard_writer import ShardWriter
@@ -203,6 +204,7 @@ def _work(  # noqa: PLR0913, PLR0917  (what a process is begun with)
     """Be a worker's process; asked to end, drop what is half written and end."""
     try:
         catch((signal.SIGTERM, signal.SIGHUP))
+        open_streams()  # what libraries print ends no shard
         from pico_banana.fetching.fetcher import Fetcher  # noqa: PLC0415  (slow to import; here alone needed)
 
         warnings.filterwarnings("ignore", module=r"PIL\.")  # odd EXIF, thousands of times
