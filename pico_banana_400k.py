@@ -17,6 +17,7 @@ import hashlib
 import inspect
 import json
 import logging
+import multiprocessing
 import os
 import sys
 import tempfile
@@ -47,6 +48,7 @@ _VERSION = datasets.Version("1.0.0")
 _LARGE_BYTES = 20_000_000_000
 _IMAGES_PER_HOUR = 100 * 3600  # what a line of 1 Gbit/s carries of images of about 1.2 MB
 _LINKED_BYTES = 2000  # of a row without bytes, in the library's cache: texts and addresses
+_SEMAPHORES = 16  # more than a pool and its queues have
 _log = logging.getLogger("pico_banana")
 
 
@@ -201,6 +203,7 @@ class PicoBanana400K(datasets.GeneratorBasedBuilder):  # type: ignore[misc]  # d
         """Load into the cache, after a look at what that takes; see the base class.
 
         Raises:
+            SettingError: several processes cannot be had here.
             OSError: the disk is too small, before any image is fetched.
             MissingImageError: an image is missing for a reason that may pass, no example is left,
                 or a host gave nothing.
@@ -209,7 +212,9 @@ class PicoBanana400K(datasets.GeneratorBasedBuilder):  # type: ignore[misc]  # d
         from pico_banana.reading.stream import warn_of_paces
 
         if not self._is_prepared(*args, **given):
-            warn_of_paces(self._settings(), given.get("num_proc") or 1)
+            num_proc = given.get("num_proc") or 1
+            _check_semaphores(num_proc)
+            warn_of_paces(self._settings(), num_proc)
             self._estimate()
             self._warn_of_unmatched()
         with tempfile.TemporaryDirectory(prefix="pico-banana-") as reports:
@@ -279,6 +284,24 @@ class PicoBanana400K(datasets.GeneratorBasedBuilder):  # type: ignore[misc]  # d
             )
 
 
+def _check_semaphores(num_proc: int) -> None:
+    """Refuse several processes where the library's pool cannot have what its queues need."""
+    if num_proc == 1:
+        return
+    try:
+        # Not those of "spawn", which start a process that looks after them.
+        fork = multiprocessing.get_context("fork")
+        _held = [fork.Lock() for _ in range(_SEMAPHORES)]
+    except OSError as error:
+        raise SettingError(
+            "num_proc",
+            num_proc,
+            f"must be left out where processes can share no semaphores ({error.strerror})",
+            "; on Linux /dev/shm must be there, writable and with room: `docker run "
+            "--shm-size=64m` gives a container one",
+        ) from None
+
+
 @contextlib.contextmanager
 def _bar(what: str) -> Iterator[Fetching]:
     """Show a bar of the library's for what is fetched or indexed, none for what is there."""
@@ -287,7 +310,9 @@ def _bar(what: str) -> Iterator[Fetching]:
     def told(done: int, total: int | None) -> None:
         nonlocal bar
         if bar is None:
-            bar = datasets.utils.tqdm(desc=what, unit="B", unit_scale=True)
+            # The library's bar needs somewhere to write.
+            is_deaf = sys.stderr is None
+            bar = datasets.utils.tqdm(desc=what, unit="B", unit_scale=True, disable=is_deaf)
         bar.total = total
         bar.update(done - bar.n)
 

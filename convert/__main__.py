@@ -1,17 +1,18 @@
 """Run the command line as `pico-banana` and `python -m pico_banana.convert`, and end it by signals.
 
-Signals are caught before anything large is imported: Ctrl-C may come in the first second.
+Signals are caught before anything large is imported: Ctrl-C may come in the first second. Streams
+are there before anything is opened.
 """
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import os
 import sys
 
 from .interpreter import collect_rarely
 from .signals import catch, end_within, let_go, received
+from .streams import open_streams
 
 __all__ = ["main"]
 
@@ -22,6 +23,7 @@ _END_S = 4.5
 def main() -> None:
     """Run the command line; the exit codes are 0, 1 and 2, or 128 and the number of a signal."""
     try:
+        open_streams()
         catch()
         collect_rarely()
         # numpy starts a thread for each core, which spins for a while; nobody here needs one.
@@ -43,10 +45,9 @@ def main() -> None:
 
 def _end(number: int) -> None:
     """Say how to go on, and end; where the terminal is closed nobody listens."""
-    with contextlib.suppress(OSError, ValueError):
-        sys.stderr.write(f"{_INTERRUPTED}\n")
-        for stream in (sys.stdout, sys.stderr):
-            stream.flush()
+    sys.stderr.write(f"{_INTERRUPTED}\n")
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
     # Not by way of Python's own end: it waits for threads, one of which may look up a host.
     if "pico_banana.convert.running.processes" in sys.modules:
         sys.modules["pico_banana.convert.running.processes"].sweep()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import io
 import sys
 import typing
 from collections.abc import Callable, Mapping
@@ -21,6 +20,7 @@ from pico_banana.settings import build_settings, read_settings_file, setting_err
 
 from .open_files import raise_open_files
 from .options import ConvertSettings, PublishOptions, RunOptions
+from .streams import lost_output
 from .text import printable
 
 if TYPE_CHECKING:
@@ -46,6 +46,8 @@ _LISTS = ("input_sources", "edit_types", "edit_categories", "ids", "exclude_ids"
 _FILE_ONLY = ("storage_options", "fetch")
 """Settings that only a file can hold: they are nested, and may be secret."""
 
+_MAKING = ("convert", "demo", "finish", "index", "publish")
+"""Commands whose work is there though what they say of it is lost."""
 
 _FLAGS = {
     name: field
@@ -430,11 +432,22 @@ def _mirror(text: str) -> tuple[str, str]:
 
 def main() -> None:
     """Run the command line; the exit codes are 0, 1 and 2. Signals are `__main__`'s business."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # edit types have arrows, which ASCII has not
+    code = _ended()
+    if (why := lost_output()) is not None:
+        told = f"standard output could not be written: {why}; run the command again to see it all"
+        if not code and "".join(sys.argv[1:2]) not in _MAKING:
+            told, code = f"error: {told}", EXIT_MISSING
+        err.print(printable(told), markup=False, highlight=False, soft_wrap=True)
+    sys.exit(code)
+
+
+def _ended() -> int:
+    """Run a command; return its exit code."""
     try:
         app()
+    except SystemExit as ended:
+        return int(ended.code or 0)
     except PicoBananaError as error:
         err.print(f"error: {printable(str(error))}", markup=False, highlight=False, soft_wrap=True)
-        sys.exit(EXIT_USAGE if isinstance(error, UsageError) else EXIT_MISSING)
+        return EXIT_USAGE if isinstance(error, UsageError) else EXIT_MISSING
+    return 0

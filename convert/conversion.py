@@ -38,7 +38,6 @@ from .reporting.outcome import Outcome
 from .reporting.run_log import RUNS_FOLDER, recorded
 from .running.base import Runner
 from .running.local import LocalRunner
-from .running.processes import worker_context
 from .running.threads import ThreadRunner
 from .screen import Shown
 
@@ -301,7 +300,7 @@ class _Conversion:
         """Carry out what is left, then write the card."""
         kept = [ledger for work in works for ledger in work.finished]
         disk = self._disk_budget() if any(work.left for work in works) else None
-        with disk or contextlib.nullcontext(), self.publication or contextlib.nullcontext():
+        with self.publication or contextlib.nullcontext():
             made = self._made(works, disk)
         missing = sum(len(ledger.missing) for ledger in kept + made)
         planned = sum(work.records for work in works)
@@ -348,7 +347,7 @@ class _Conversion:
         budget_bytes = self.options.publish.budget_bytes if self.options.publish else None
         if budget_bytes is None:
             return None
-        return DiskBudget(budget_bytes, self.options.workers or _WORKERS, worker_context())
+        return DiskBudget(budget_bytes)
 
     def _runner(self, shards: int, disk: DiskBudget | None) -> Runner:
         options, say = self.options, self.shown.say

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 from rich.console import Console
 from rich.markup import escape
@@ -43,6 +43,10 @@ class Counts:
     images: int = 0
     size_bytes: int = 0
     images_missing: int = 0
+
+    def __add__(self, more: Counts) -> Counts:
+        """Return the sums."""
+        return Counts(*map(sum, zip(astuple(self), astuple(more), strict=True)))
 
 
 class Shown:

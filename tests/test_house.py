@@ -36,7 +36,7 @@ ROOMS = {
         **dict.fromkeys(("hosts", "storage", "release", "open_images", "fetching", "reading"), ""),
     },
     "convert": {
-        "ground": "__init__ signals text screen interpreter open_files options",
+        "ground": "__init__ signals streams text screen interpreter open_files options",
         **dict.fromkeys(("demo", "output", "planning", "running", "publishing", "reporting"), ""),
         "top": "conversion finish cli __main__",
     },

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import dataclasses
 import multiprocessing
 import os
 import queue
@@ -13,7 +11,7 @@ import threading
 import time
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import TYPE_CHECKING, Any
@@ -24,18 +22,21 @@ from pico_banana.hosts.traffic import Traffic
 
 from ..interpreter import without_pandas
 from ..options import ConvertSettings
-from ..output.disk_budget import DiskBudget
+from ..output.disk_budget import DiskBudget, asking
 from ..output.ledger import ShardLedger
 from ..output.store import Store
 from ..planning.task import ShardTask
 from ..screen import Counts, Say
 from ..signals import SignalError, catch, check, die_of, held, let_go
+from ..streams import open_streams
 from .base import TICK_S
 from .processes import away_from_here, deaf_to_sigint, worker_context
 from .shard_writer import ShardWriter
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+    from pico_banana.fetching.fetcher import Fetcher
 
 __all__ = ["LocalRunner"]
 
@@ -44,17 +45,12 @@ _PATIENCE_S = 4
 _LEAVE_S = 3  # for all workers together to drop what is half written: a run ends within 5 seconds
 
 
-class _Shared(ctypes.Structure):
-    """What a worker has done so far, where all processes see it."""
-
-    _fields_ = tuple((field.name, ctypes.c_int64) for field in dataclasses.fields(Counts))
-
-
 @dataclass
 class _Worker:
     process: BaseProcess
     connection: Connection
     tasks: int = 0
+    counts: Counts = field(default_factory=Counts)
 
 
 class LocalRunner:
@@ -83,7 +79,6 @@ class LocalRunner:
         self._say = say
         self._leases = LeaseServer(settings.fetch, say)
         self._context: Any = worker_context()
-        self._counts = self._context.RawArray(_Shared, workers)
         self._workers: list[_Worker] = []
 
     def __enter__(self) -> Self:
@@ -114,8 +109,7 @@ class LocalRunner:
     @property
     def counts(self) -> Counts:
         """What has been done so far, by all workers together."""
-        names = [name for name, *_ in _Shared._fields_]
-        return Counts(*[sum(getattr(done, name) for done in self._counts) for name in names])
+        return sum((worker.counts for worker in self._workers), start=Counts())
 
     def run(self, tasks: Iterator[ShardTask]) -> Iterator[ShardLedger | None]:
         """Yield the ledger of each finished shard as it comes, and None every now and then.
@@ -152,10 +146,10 @@ class LocalRunner:
 
     def _start(self) -> None:
         ours, theirs = self._context.Pipe()
-        arguments = (theirs, self._settings, self._store, self._leases.address)
+        disk = self._serve_disk()
         process = self._context.Process(
             target=_work,
-            args=(*arguments, self._counts, len(self._workers), self._disk),
+            args=(theirs, self._settings, self._store, self._leases.address, disk),
             name=f"pico-banana-worker-{len(self._workers)}",
             daemon=True,
         )
@@ -168,6 +162,17 @@ class LocalRunner:
             process.start()
             self._workers.append(_Worker(process, ours))
         theirs.close()
+        if disk is not None:
+            disk.close()
+
+    def _serve_disk(self) -> Connection | None:
+        """Begin to answer one more worker that asks the disk's budget; return its connection."""
+        if self._disk is None:
+            return None
+        ours, theirs = self._context.Pipe()
+        serve = self._disk.serve
+        threading.Thread(target=serve, args=[ours], name="pico-banana-disk", daemon=True).start()
+        return theirs  # type: ignore[no-any-return]
 
     def _receive(self, worker: _Worker) -> ShardLedger | None:
         try:
@@ -185,42 +190,35 @@ class LocalRunner:
         if isinstance(report, str):
             self._say(report)
             return None
+        if isinstance(report, Counts):
+            worker.counts = report
+            return None
         worker.tasks -= 1
         assert isinstance(report, ShardLedger)
         return report
 
 
-def _work(  # noqa: PLR0913, PLR0917  (what a process is begun with)
+def _work(
     connection: Connection,
     settings: ConvertSettings,
     store: Store,
     leases: str,
-    counts: Any,
-    place: int,
-    disk: DiskBudget | None,
+    disk: Connection | None,
 ) -> None:
     """Be a worker's process; asked to end, drop what is half written and end."""
     try:
         catch((signal.SIGTERM, signal.SIGHUP))
+        open_streams()  # what libraries print ends no shard
         from pico_banana.fetching.fetcher import Fetcher  # noqa: PLC0415  (slow to import; here alone needed)
 
         warnings.filterwarnings("ignore", module=r"PIL\.")  # odd EXIF, thousands of times
         _end_with_parent()
-        done = counts[place]
         decode = settings.check == "decode"
         with without_pandas(), Fetcher(settings, decode=decode, leases=leases) as fetcher:
-
-            def seen(rows: int, examples_missing: int, records: int) -> None:
-                check()
-                done.rows += rows
-                done.examples_missing += examples_missing
-                done.records += records
-                tally = fetcher.tally
-                done.images, done.size_bytes = tally.images, tally.size_bytes
-                done.images_missing = tally.missing
-
-            writer = ShardWriter(settings, store, fetcher, seen, connection.send, disk)
-            _serve(connection, writer)
+            done = _Done(connection, fetcher)
+            writing = asking(disk) if disk else None
+            writer = ShardWriter(settings, store, fetcher, done.see, connection.send, writing)
+            _serve(connection, writer, done)
             let_go()
         # Everything is reported. Python's own end would only take time, for each worker.
         os._exit(0)
@@ -228,7 +226,30 @@ def _work(  # noqa: PLR0913, PLR0917  (what a process is begun with)
         die_of(ended.number)
 
 
-def _serve(connection: Connection, writer: ShardWriter) -> None:
+class _Done:
+    """What a worker has done so far, told over its connection now and then."""
+
+    def __init__(self, connection: Connection, fetcher: Fetcher) -> None:
+        self._connection, self._fetcher = connection, fetcher
+        self._records, self._told_s = (0, 0, 0), 0.0
+
+    def see(self, *records: int) -> None:
+        """Add rows, records with a missing image, and records."""
+        check()
+        before = self._records
+        self._records = (before[0] + records[0], before[1] + records[1], before[2] + records[2])
+        if time.monotonic() - self._told_s >= TICK_S:
+            self.tell()
+
+    def tell(self) -> None:
+        """Tell of all so far; a shard's before its ledger."""
+        self._told_s = time.monotonic()
+        tally = self._fetcher.tally
+        images = (tally.images, tally.size_bytes, tally.missing)
+        self._connection.send(Counts(*self._records, *images))
+
+
+def _serve(connection: Connection, writer: ShardWriter, done: _Done) -> None:
     """Carry out the tasks that come over the connection, and report over it."""
     pending = 0
     waiting = _receiving(connection)
@@ -248,6 +269,7 @@ def _serve(connection: Connection, writer: ShardWriter) -> None:
     try:
         for ledger in writer.carry_out(tasks()):
             pending -= 1
+            done.tell()
             connection.send(ledger)
     except Exception as error:  # noqa: BLE001  (the edge of a shard: the parent raises it)
         let_go()

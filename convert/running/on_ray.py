@@ -50,6 +50,7 @@ _RETRIES = 5
 
 _AHEAD = 2
 
+_SHARED_MEMORY = "/dev/shm"  # noqa: S108  (looked at, not written)
 _CARRIED = re.compile(r"(AWS|GOOGLE|GCSFS|AZURE)_\w+|(http|https|no|all)_proxy", re.IGNORECASE)
 """Environment variables that object stores and proxies are found by."""
 
@@ -203,6 +204,7 @@ class RayRunner:
         before = [(number, signal.getsignal(number)) for number in ENDING]
         try:
             _knock(self._address or os.environ.get("RAY_ADDRESS", ""))
+            _check_shared_memory()
             with away_from_here():
                 self._ray.init(address=self._address, log_to_driver=False, logging_level="ERROR")
         except (ConnectionError, RuntimeError, ValueError, OSError) as error:
@@ -329,6 +331,15 @@ def _knock(address: str) -> None:
             socket.create_connection((host.strip("[]"), int(port)), _KNOCK_S).close()
         except (OSError, OverflowError) as error:
             raise ConnectionError(f"{type(error).__name__}: {error}") from None
+
+
+def _check_shared_memory() -> None:
+    """Raise `OSError` where Ray cannot put its objects: it would try for half a minute."""
+    if sys.platform == "linux" and not os.access(_SHARED_MEMORY, os.W_OK):
+        raise OSError(
+            f"Ray needs {_SHARED_MEMORY}, which is not there or cannot be written (in a container "
+            "`docker run --shm-size=1g` gives one; --runner local needs none)"
+        )
 
 
 # ---- on the nodes ------------------------------------------------------------------------------

@@ -29,7 +29,7 @@ from pico_banana.release.records import Line, Record, parse_line
 
 from ..interpreter import without_collection
 from ..options import ConvertSettings
-from ..output.disk_budget import DiskBudget
+from ..output.disk_budget import Writing
 from ..output.ledger import Ledger, MissingEntry, ShardLedger, stretches
 from ..output.parquet_file import Buffers, LinkedFile, ParquetFile
 from ..output.store import HashingFile, Store
@@ -82,7 +82,7 @@ class ShardWriter:
         fetcher: fetches the images; None where `images` is url or none, for then none is.
         seen: told of rows, records with a missing image, and records since it was told before.
         say: told what a person should know.
-        disk: bounds the Parquet bytes in the output; None where nothing does.
+        writing: bounds the Parquet bytes in the output; None where nothing does.
     """
 
     def __init__(
@@ -92,10 +92,10 @@ class ShardWriter:
         fetcher: Fetcher | None,
         seen: Callable[[int, int, int], None],
         say: Callable[[str], None],
-        disk: DiskBudget | None = None,
+        writing: Writing | None = None,
     ) -> None:
-        self._settings, self._store, self._fetcher, self._disk = settings, store, fetcher, disk
-        self._seen, self._say = seen, say
+        self._settings, self._store, self._fetcher = settings, store, fetcher
+        self._seen, self._say, self._writing = seen, say, writing
         self._sources, self._links = Sources(settings), Links(settings)
         self._buffers: Buffers = {}
 
@@ -187,11 +187,11 @@ class ShardWriter:
     @contextlib.contextmanager
     def _taking(self, task: ShardTask) -> Iterator[Callable[[int], None] | None]:
         """Give what takes a shard's bytes from the disk's budget, where there is one."""
-        if self._disk is None:
+        if self._writing is None:
             yield None
             return
         expected_bytes = len(task) * self._settings.bytes_of_record(task.config)
-        with self._disk.writing(expected_bytes) as take:
+        with self._writing(expected_bytes) as take:
             yield take
 
     def _fetch(

@@ -49,7 +49,9 @@ class ThreadRunner:
         say: Say,
         disk: DiskBudget | None = None,
     ) -> None:
-        self._writer = ShardWriter(settings, store, None, self._seen, say, disk)
+        self._writer = ShardWriter(
+            settings, store, None, self._seen, say, disk.writing if disk else None
+        )
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="pico-banana-shards")
         self.workers = workers
         self._most = workers + 1  # one waits
