@@ -10,7 +10,7 @@ import gc
 import os
 import sys
 
-from .interpreter import collect_rarely
+from .interpreter import collect_rarely, give_memory_back
 from .signals import catch, end_within, let_go, received
 from .streams import open_streams
 
@@ -26,6 +26,7 @@ def main() -> None:
         open_streams()
         catch()
         collect_rarely()
+        give_memory_back()
         # numpy starts a thread for each core, which spins for a while; nobody here needs one.
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
         end_within(_END_S, _INTERRUPTED)

@@ -189,7 +189,7 @@ class Index:
         wanted = _Wanted(urls)
         for section in self._sections:
             section.find(wanted)
-        self._give_back(len(urls))
+            self._give_back(len(urls))
         is_exact = wanted.exact >= 0
         return np.where(is_exact, wanted.exact, wanted.same_name), is_exact
 
@@ -238,7 +238,7 @@ class Index:
         for section, (first, last) in zip(self._sections, itertools.pairwise(edges), strict=True):
             if first < last:
                 yield section.taken(rows[first:last], names), rows[first:last]
-        self._give_back(len(rows) * len(names))
+                self._give_back(int(last - first) * len(names))
 
     def _give_back(self, looked_at: int) -> None:
         """Unmap the file's pages once many were looked at; the system's cache keeps them.
