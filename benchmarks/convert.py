@@ -3,9 +3,10 @@
 `python -m benchmarks.convert` serves a release of 1,000 sft records of about 1 MB on loopback. In
 turn it lets `pico-banana convert`, a script as people write it (32 threads of requests,
 `Dataset.from_generator`, `to_parquet`), img2dataset where its environment is there (`make bench`
-makes it), and a loop of aiohttp that writes all bytes into one file, fetch all images. Then it
-shows how cost and memory grow with the records, and what workers bring where each answer takes
-50 ms. It prints rows of a Markdown table.
+makes it), and a loop of aiohttp that writes all bytes into one file, fetch all images; once with
+bare PNGs, once with PNGs that carry texts as editors write them. Then it shows the same over https,
+20,000 records of small images beside a loop that keeps nothing, how cost and memory grow with the
+records, and what workers bring where each answer takes 50 ms. It prints rows of a Markdown table.
 """
 
 from __future__ import annotations
@@ -20,19 +21,22 @@ import shutil
 import statistics
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from benchmarks.open_images_list import make_list, make_records
 from benchmarks.rows import HEAD, Peak, Watch, alternate, median_ratio, run, serving, show
+from tests.certificates import make_certificate
 
 _RECORDS, _DISTINCT = 1000, 250
-_GROWTH = (250, 1000, 4000)
+_MANY = 4000
+_GROWTH = (250, 1000, _MANY)
 _EDIT, _PHOTO = (520, 520), (400, 300)  # of noise: 0.81 MB as PNG, 0.11 MB as JPEG
 _SMALL = (128, 128)
+_TINY_RECORDS, _TINY, _TINY_PHOTO = 20_000, (96, 96), (160, 120)  # 27 KB as PNG, 20 as JPEG
 _SLOW, _DELAY_S = 1500, 0.05
 Size = tuple[int, int]
 _IMG2DATASET = Path(".venvs/img2dataset/bin/img2dataset")
@@ -73,6 +77,7 @@ import asyncio, sys
 import aiohttp
 
 urls = iter(open(sys.argv[1]).read().split())
+keep = sys.argv[3:] != ["nothing"]
 
 async def fetch_all():
     with open(sys.argv[2], "wb") as out:
@@ -80,7 +85,9 @@ async def fetch_all():
             async def fetch():
                 for url in urls:
                     async with session.get(url) as answer:
-                        out.write(await answer.read())
+                        data = await answer.read()
+                        if keep:
+                            out.write(data)
             await asyncio.gather(*[fetch() for _ in range(64)])
 
 asyncio.run(fetch_all())
@@ -88,9 +95,14 @@ asyncio.run(fetch_all())
 
 
 class Release:
-    """A release whose images are noise; each of a few files serves many records."""
+    """A release whose images are noise; each of a few files serves many records.
 
-    def __init__(self, root: Path, records: int, edit: Size, photo: Size) -> None:
+    With `texts` its PNGs name a program and carry XMP, before and behind their pixels.
+    """
+
+    def __init__(
+        self, root: Path, records: int, edit: Size, photo: Size, *, texts: bool = False
+    ) -> None:
         root.mkdir(exist_ok=True)
         self.root, self.records = root, records
         urls = make_list(root / "list.csv", records)
@@ -110,7 +122,7 @@ class Release:
             ):
                 known = root / f"{number % _DISTINCT}.{kind}"
                 if not known.exists():
-                    known.write_bytes(_noise(rng, kind, size))
+                    known.write_bytes(_noise(rng, kind, size, texts=texts))
                 os.link(known, path)
                 self.size_bytes += path.stat().st_size
 
@@ -135,10 +147,18 @@ class Release:
         ]
 
 
-def _noise(rng: random.Random, kind: str, size: Size) -> bytes:
+def _noise(rng: random.Random, kind: str, size: Size, *, texts: bool) -> bytes:
     made = io.BytesIO()
     noise = Image.frombytes("RGB", size, rng.randbytes(3 * size[0] * size[1]))
-    noise.save(made, kind, **({"compress_level": 0} if kind == "PNG" else {"quality": 90}))
+    if kind == "JPEG":
+        noise.save(made, kind, quality=90)
+        return made.getvalue()
+    info = PngImagePlugin.PngInfo()
+    if texts:
+        info.add_text("Software", "an editor")
+        info.add_itxt("XML:com.adobe.xmp", "<x:xmpmeta xmlns:x='adobe:ns:meta/'/>")
+        info.add(b"tEXt", b"Comment\0drawn", after_idat=True)
+    noise.save(made, kind, compress_level=0, pnginfo=info)
     return made.getvalue()
 
 
@@ -189,28 +209,76 @@ class Ways:
             sys.exit("the floor must have all bytes")
         return seconds
 
+    def loop(self) -> float:
+        """Fetch the same with the same client, and keep nothing."""
+        out = self._emptied() / "all.bin"
+        return run([sys.executable, "-c", _FLOOR, self._urls, out, "nothing"], self._env)
+
 
 def _seconds(times: list[float]) -> str:
     return f"{statistics.median(times):.2f} s"
 
 
-def compare(ways: Ways, size_bytes: int, runs: int) -> None:
-    """Compare all ways."""
-    chosen: dict[str, Callable[[], float]] = {"ours": ways.ours, "by hand": ways.by_hand}
-    if _IMG2DATASET.exists():
-        chosen["img2dataset"] = ways.img2dataset
-    chosen["floor"] = ways.floor
-    ways.ours()  # makes the index; the files are in memory
-    found = alternate(chosen, runs)
-    ours = _seconds(found["ours"])
-    for way, bar in (("by hand", "at least 4"), ("img2dataset", "")):
-        if way in found:
-            ratio = median_ratio(found[way], found["ours"])
-            what = f"convert {_RECORDS:,} sft records, {size_bytes / 1e6:,.0f} MB"
-            show(what, ours, f"{way} {_seconds(found[way])}", f"{ratio:.1f} times as fast", bar)
-    ratio = median_ratio(found["ours"], found["floor"])
-    beside = f"floor {_seconds(found['floor'])}"
-    show("the same", ours, beside, f"{ratio:.1f} times the floor", "at most 2")
+def compare(root: Path, env: dict[str, str], runs: int) -> None:
+    """Compare all ways, with bare PNGs and with PNGs that carry texts."""
+    for texts in (False, True):
+        release = Release(root / f"compare-{texts}", _RECORDS, _EDIT, _PHOTO, texts=texts)
+        with serving(*release.mounts) as server:
+            ways = Ways(release, server, env)
+            chosen: dict[str, Callable[[], float]] = {"ours": ways.ours, "by hand": ways.by_hand}
+            if _IMG2DATASET.exists() and not texts:
+                chosen["img2dataset"] = ways.img2dataset
+            chosen["floor"] = ways.floor
+            ways.ours()  # makes the index; the files are in memory
+            found = alternate(chosen, runs)
+        what = f"convert {_RECORDS:,} sft records, {release.size_bytes / 1e6:,.0f} MB"
+        what += ", PNGs with texts" if texts else ""
+        ours = _seconds(found["ours"])
+        for way, bar in (("by hand", "at least 4"), ("img2dataset", "")):
+            if way in found:
+                ratio = median_ratio(found[way], found["ours"])
+                show(what, ours, f"{way} {_seconds(found[way])}", f"{ratio:.1f} times as fast", bar)
+        beside_floor("the same", found, "at most 2")
+
+
+def beside_floor(what: str, found: Mapping[str, list[float]], bar: str, way: str = "floor") -> None:
+    """Show ours beside a loop that only fetches."""
+    ratio = median_ratio(found["ours"], found[way])
+    beside = f"{way} {_seconds(found[way])}"
+    show(what, _seconds(found["ours"]), beside, f"{ratio:.1f} times the {way}", bar)
+
+
+def encrypted(root: Path, env: dict[str, str], runs: int) -> None:
+    """Show the same over https."""
+    certificate = make_certificate(root / "certificate.pem")
+    release = Release(root / "https", _MANY, _EDIT, _PHOTO)
+    with serving(*release.mounts, certificate=certificate) as server:
+        ways = Ways(release, server, {**env, "SSL_CERT_FILE": str(certificate)})
+        ways.ours()
+        found = alternate({"ours": ways.ours, "floor": ways.floor}, runs)
+    beside_floor(f"{_MANY:,} records over https", found, "at most 1.5")
+    shutil.rmtree(release.root)
+
+
+def small(root: Path, env: dict[str, str], runs: int) -> None:
+    """Show many records of small images."""
+    release = Release(root / "small", _TINY_RECORDS, _TINY, _TINY_PHOTO)
+    with serving(*release.mounts) as server:
+        ways = Ways(release, server, env)
+        chosen = {"ours": ways.ours, "loop": ways.loop}
+        if _IMG2DATASET.exists():
+            chosen["img2dataset"] = ways.img2dataset
+        ways.ours()
+        found = alternate(chosen, runs)
+    what = f"{_TINY_RECORDS:,} records of small images, {release.size_bytes / 1e6:,.0f} MB"
+    beside_floor(what, found, "at most 2.5", "loop")
+    if "img2dataset" in found:
+        ratio = median_ratio(found["img2dataset"], found["ours"])
+        beside = f"img2dataset {_seconds(found['img2dataset'])}"
+        show(
+            "the same", _seconds(found["ours"]), beside, f"{ratio:.1f} times as fast", "at least 2"
+        )
+    shutil.rmtree(release.root)
 
 
 def grow(root: Path, env: dict[str, str], runs: int) -> None:
@@ -227,7 +295,8 @@ def grow(root: Path, env: dict[str, str], runs: int) -> None:
         ratio = median_ratio(found["ours"], found["floor"])
         ours = f"{_seconds(found['ours'])}, largest process {peak.largest / 1e6:,.0f} MB"
         beside = f"floor {_seconds(found['floor'])}"
-        show(f"{records:,} records", ours, beside, f"{ratio:.1f} times", "at most 500 MB a worker")
+        bar = "at most 500 MB a worker" + (", 1.5" if records == _MANY else "")
+        show(f"{records:,} records", ours, beside, f"{ratio:.1f} times", bar)
 
 
 def share(root: Path, env: dict[str, str], runs: int) -> None:
@@ -257,13 +326,21 @@ def share(root: Path, env: dict[str, str], runs: int) -> None:
                     )
 
 
+_PARTS = {
+    "compare": compare,
+    "encrypted": encrypted,
+    "small": small,
+    "grow": grow,
+    "share": share,
+}
+
+
 def main() -> None:
     """Measure, and print rows."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.convert", description=__doc__)
     parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--part", choices=("compare", "grow", "share"), action="append")
+    parser.add_argument("--part", choices=[*_PARTS], action="append")
     given = parser.parse_args()
-    parts = given.part or ("compare", "grow", "share")
     sys.stdout.write(HEAD)
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
@@ -273,14 +350,9 @@ def main() -> None:
             "HF_HOME": str(root / "huggingface"),
             "NO_ALBUMENTATIONS_UPDATE": "1",
         }
-        if "compare" in parts:
-            release = Release(root / "compare", _RECORDS, _EDIT, _PHOTO)
-            with serving(*release.mounts) as server:
-                compare(Ways(release, server, env), release.size_bytes, given.runs)
-        if "grow" in parts:
-            grow(root, env, given.runs)
-        if "share" in parts:
-            share(root, env, given.runs)
+        env.pop("PYTHONDONTWRITEBYTECODE", None)  # users' Python keeps what it has compiled
+        for part in given.part or _PARTS:
+            _PARTS[part](root, env, given.runs)
 
 
 if __name__ == "__main__":

@@ -84,11 +84,14 @@ def median_ratio(above: Sequence[float], below: Sequence[float]) -> float:
 
 
 @contextlib.contextmanager
-def serving(*mounts: tuple[str, Path], delay_s: float = 0) -> Iterator[str]:
+def serving(
+    *mounts: tuple[str, Path], delay_s: float = 0, certificate: Path | None = None
+) -> Iterator[str]:
     """Serve folders on loopback from a process of its own; give the URL."""
     words = [sys.executable, "-m", "tests.fake_cdn", "--delay-ms", str(1000 * delay_s)]
     for path, folder in mounts:
         words += ["--mount", f"{path}={folder}"]
+    words += ["--certificate", str(certificate)] if certificate else []
     with subprocess.Popen(  # noqa: S603
         words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:

@@ -543,11 +543,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.fake_cdn", description=main.__doc__)
     parser.add_argument("--mount", action="append", required=True, metavar="/PATH=FOLDER")
     parser.add_argument("--delay-ms", type=float, default=0)
+    parser.add_argument("--certificate", metavar="FILE", help="serve https")
     arguments = parser.parse_args()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit(0))
     mounts = [mount.partition("=")[::2] for mount in arguments.mount]
-    with FakeCDN(*mounts) as cdn:
+    with FakeCDN(*mounts, certificate=arguments.certificate) as cdn:
         cdn.delay_s = arguments.delay_ms / 1000
         sys.stdout.write(f"{cdn.url}\n")
         sys.stdout.flush()
