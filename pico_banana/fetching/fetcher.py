@@ -53,6 +53,8 @@ class Tally:
 Group = Sequence[ImageRef]
 Batch = Sequence[Group]
 _END = object()
+_QUICK_BYTES = 256 * 1024
+"""What is looked into at once: sooner than another thread would have begun with it."""
 
 
 class _Engine:
@@ -191,8 +193,11 @@ class _Engine:
         if not ticket.taken:
             await ticket.take(self.room.guess())
         body = await self._transport.ask(place, ticket.grow)
-        loop = asyncio.get_running_loop()
-        sha256, image = await loop.run_in_executor(self._pool, self._look, body)
+        if self._decode or len(body.data) > _QUICK_BYTES:
+            looking = asyncio.get_running_loop().run_in_executor(self._pool, self._look, body)
+            sha256, image = await looking
+        else:
+            sha256, image = self._look(body)
         measures = {"sha256": sha256, **image.measures()}
         found = Fetched(ref.url, ref.name, body.data, measures, image.mark, place.way, tries)
         return found, body.asked_s

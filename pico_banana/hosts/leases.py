@@ -360,12 +360,13 @@ class LeasedBudgets:
         self._said.clear()
 
     async def _connected(self) -> None:
-        async with self._connecting:
-            if self._writer is None:
-                reader, self._writer = await self._open()
-                self._reading = asyncio.ensure_future(self._read(reader))
-            if self._reading is None or self._reading.done():
-                raise ConnectionError(_ENDED)
+        if self._writer is None:
+            async with self._connecting:
+                if self._writer is None:
+                    reader, self._writer = await self._open()
+                    self._reading = asyncio.ensure_future(self._read(reader))
+        if self._reading is None or self._reading.done():
+            raise ConnectionError(_ENDED)
 
     async def _open(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         if not self._address.startswith("tcp://"):
