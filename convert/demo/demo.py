@@ -20,6 +20,7 @@ from rich.table import Table
 from pico_banana.errors import UsageError
 from pico_banana.schema import CONFIGS
 
+from ..text import printable
 from .contact_sheet import draw_contact_sheet
 from .sample_release import make_sample_release
 
@@ -72,7 +73,9 @@ def run_demo(run: typer.Typer, folder: str, console: Console) -> None:
         os.environ.pop(name, None)  # each would win over HF_HOME
     os.environ["PICO_BANANA_CACHE"] = os.fspath(root / "cache" / "pico_banana_400k")
 
-    console.print(f"making a sample release in {escape(str(root / 'release'))}", highlight=False)
+    console.print(
+        f"making a sample release in {escape(printable(str(root / 'release')))}", highlight=False
+    )
     release = make_sample_release(root / "release")
     output = os.fspath(root / "parquet")
     with serving(release.cdn) as url:
@@ -115,7 +118,9 @@ def _show(output: str, sheet: Path, console: Console) -> None:
         _table(config, loaded, console)
         if config == "sft":
             draw_contact_sheet(loaded, sheet)
-    console.print(f"\nThe pictures: {escape(str(sheet))}", highlight=False, soft_wrap=True)
+    console.print(
+        f"\nThe pictures: {escape(printable(str(sheet)))}", highlight=False, soft_wrap=True
+    )
 
 
 def _table(config: str, loaded: Any, console: Console) -> None:

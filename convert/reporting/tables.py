@@ -164,7 +164,7 @@ def show_outcome(outcome: Outcome, root: str, console: Console) -> None:
         # The whole path: a bare name like "parquet" may be a builder's of `datasets`.
         hint = f'. Load it with: load_dataset("{os.path.abspath(root)}", "{loadable[0]}")'
     done = f"{root}: {counted(outcome.made, 'shard')} made, {outcome.kept:,} kept{hint}"
-    console.print(escape(done), highlight=False, soft_wrap=True)
+    console.print(escape(printable(done)), highlight=False, soft_wrap=True)
 
 
 def show_publication(publication: Publication, console: Console) -> None:
