@@ -6,7 +6,6 @@ import contextlib
 import functools
 import http.server
 import os
-import shlex
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,7 +19,7 @@ from rich.table import Table
 from pico_banana.errors import UsageError
 from pico_banana.schema import CONFIGS
 
-from ..text import printable
+from ..text import in_shell, printable
 from .contact_sheet import draw_contact_sheet
 from .sample_release import make_sample_release
 
@@ -94,7 +93,12 @@ def run_demo(run: typer.Typer, folder: str, console: Console) -> None:
 
 
 def _command(run: typer.Typer, arguments: Sequence[str], console: Console) -> None:
-    console.print(f"\n$ pico-banana {escape(shlex.join(arguments))}", style="bold", soft_wrap=True)
+    shown = " ".join(word if word.startswith("--") else in_shell(word) for word in arguments)
+    console.print(
+        f"\n$ pico-banana {escape(shown)}",
+        style="bold",
+        soft_wrap=True,
+    )
     try:
         run(list(arguments))
     except SystemExit as ended:
