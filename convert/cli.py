@@ -230,7 +230,7 @@ def convert(
 
     store = Store(output, settings.storage_options)
     outcome = convert_configs(_configs(configs), settings, options, store, Shown(err))
-    show_outcome(outcome, store.root, out)
+    show_outcome(outcome, store, out)
     if outcome.publication is not None:
         show_publication(outcome.publication, out)
     if not outcome.is_within:
@@ -249,7 +249,7 @@ def finish(
     from .screen import Shown  # noqa: PLC0415
 
     store = _store(output, settings_file)
-    show_outcome(put_together(store, Shown(err)), store.root, out)
+    show_outcome(put_together(store, Shown(err)), store, out)
 
 
 @app.command()

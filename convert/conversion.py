@@ -40,6 +40,7 @@ from .running.base import Runner
 from .running.local import LocalRunner
 from .running.threads import ThreadRunner
 from .screen import Shown
+from .text import in_shell
 
 if TYPE_CHECKING:
     from .publishing.publication import Publication
@@ -321,7 +322,7 @@ class _Conversion:
         if self.options.slice is not None:
             self.shown.say(
                 f"slice {self.options.slice} is done; when all are, "
-                f"`pico-banana finish {self.store.root}` writes the card"
+                f"`pico-banana finish {in_shell(self.store.root)}` writes the card"
             )
         elif unfinished:
             self.shown.say(f"no card: {len(unfinished):,} shards of other configs are not finished")

@@ -18,6 +18,7 @@ on.
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -144,6 +145,7 @@ CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 """Characters that would move a terminal's cursor or change its title: C0, DEL, C1."""
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"<>]+")
+_HOP = re.compile(r"::(?![^\[\]/]*\])")  # fsspec chains file systems so; not in an IPv6 address
 _ODD_PORT = re.compile(r"(?!arn:)[^\[\]]*:(?![0-9]*$)")
 _SHORTEST_SECRET = 6
 _WITH_BRANCH = ("git", "github")  # github://owner:repository@branch
@@ -154,7 +156,7 @@ def bare_url(url: str) -> str:
 
     A signed URL's query is a key. A local path stays itself.
     """
-    return "::".join(map(_bare, url.split("::")))  # fsspec chains file systems so
+    return url if os.path.isabs(url) else "::".join(map(_bare, _HOP.split(url)))
 
 
 def _bare(url: str) -> str:
@@ -199,7 +201,7 @@ def holds_password(place: str) -> bool:
 
     Such a place would stand in process lists and shell histories, and pass into messages.
     """
-    for url in place.split("::"):
+    for url in [] if os.path.isabs(place) else _HOP.split(place):
         scheme, mark, rest = url.partition("://")
         authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
         # A password with a slash in it ends the authority: what is left looks like a port.

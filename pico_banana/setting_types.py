@@ -13,7 +13,7 @@ from pydantic_core import PydanticCustomError
 from pico_banana.errors import bare_url, holds_password, near
 from pico_banana.input_sources import SOURCES
 from pico_banana.schema import EDIT_CATEGORIES, EDIT_TYPES, slug_of
-from pico_banana.urls import Host
+from pico_banana.urls import Host, path_of
 
 __all__ = [
     "Base",
@@ -39,6 +39,9 @@ def _place(value: Any) -> Any:
         return value
     if not place:
         raise PydanticCustomError("place", "must be a URL or a path")
+    path = path_of(place)
+    if path is not None:
+        return os.path.abspath(path)
     if holds_password(place):
         raise PydanticCustomError(
             "word",
@@ -46,17 +49,11 @@ def _place(value: Any) -> Any:
             "a proxy's in the environment (HTTPS_PROXY)",
         )
     scheme, mark, rest = place.partition("://")
-    scheme = scheme.lower()
-    if not mark:
-        place = os.path.abspath(os.path.expanduser(place.removeprefix("file:")))
-    elif scheme in ("file", "local"):
-        place = os.path.abspath(rest)
-    else:
-        place = f"{scheme}{mark}{rest}"
-    if scheme in ("http", "https"):
+    place = f"{scheme.lower()}{mark}{rest}"
+    if place.startswith(("http://", "https://")):
         _check_host(place)
     bare = place.rstrip("/")
-    return place if bare.endswith(":") else bare or "/"
+    return place if bare.endswith(":") else bare
 
 
 def _check_host(url: str) -> None:

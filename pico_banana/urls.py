@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import functools
 import ipaddress
+import os
 import re
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -23,6 +24,7 @@ __all__ = [
     "join",
     "mirrored",
     "origin_of",
+    "path_of",
     "photo_of",
     "published_url",
     "where_asked",
@@ -45,13 +47,36 @@ METADATA_CSV = (
 COMMON_PATH = re.compile(r"images(?:/[A-Za-z0-9_-][A-Za-z0-9_.-]{0,250}){1,16}")
 """What every published path looks like; it stands in URLs as it is."""
 
+# As fsspec reads them: "zip://a.csv::s3://bucket/b.zip", "simplecache::s3://bucket/a.csv".
+_SCHEME = re.compile(r"(?:[a-z][\w+.-]*::)*[a-z][\w+.-]*://", re.ASCII | re.IGNORECASE)
+_LOCAL_SCHEME = re.compile(r"(?:file|local)://|file:(?!:)", re.IGNORECASE)
 _PORTS = {"http": 80, "https": 443}
 # Nothing that one reader of URLs takes for a part of the name, and another one does not.
 _NAME = re.compile(r"[a-z0-9_-][a-z0-9._-]*")
 # Systems read 127.1, 2130706433 and 0x7f.1 as addresses: 127.0.0.1.
 _NUMBER = re.compile(r"(?:.*\.)?(?:[0-9]+|0x[0-9a-f]*)\.?")
+_BRACKETED = re.compile(r"\[[^\[\]]*\](?::[0-9]*)?")
 _GAPS = re.compile(r"[\x00-\x20\x7f\\]")
 _PATH = re.compile(r"[/?#]")
+
+
+def path_of(place: str, *, is_new: bool = False) -> str | None:
+    """Return the local path that a user means by a place, None where it is a URL.
+
+    What is there is a path, whatever characters its name has: `a::b` and `c://d` too. So is, with
+    `is_new`, what is to be made in a folder that is there. A path may be a `file:` URL otherwise,
+    or begin with `~`.
+    """
+    if os.path.lexists(place):
+        return place
+    is_like_url = _SCHEME.match(place) is not None
+    if is_new and is_like_url and os.path.isdir(os.path.dirname(place.rstrip("/"))):
+        return place
+    if is_local := _LOCAL_SCHEME.match(place):
+        place = place[is_local.end() :]
+    elif is_like_url:
+        return None
+    return os.path.expanduser(place)
 
 
 def photo_of(url: str) -> str:
@@ -114,7 +139,8 @@ def host_of(url: str) -> str:
 def _host_of_origin(origin: str) -> str:
     parts = urlsplit(origin)
     port = parts.port or (443 if parts.scheme == "https" else 80)
-    return f"{parts.scheme}://{(parts.hostname or '').lower()}:{port}"
+    name = (parts.hostname or "").lower()
+    return f"{parts.scheme}://{f'[{name}]' if ':' in name else name}:{port}"
 
 
 class Host(NamedTuple):
@@ -143,6 +169,8 @@ class Host(NamedTuple):
             raise ValueError(f"{parts.scheme or 'nothing'}: is not http or https")
         if "@" in parts.netloc:
             raise ValueError("a URL must not hold a user or a password")
+        if "[" in parts.netloc and not _BRACKETED.fullmatch(parts.netloc):
+            raise ValueError("an IPv6 address must stand in brackets, and only a port behind it")
         port = _PORTS[parts.scheme] if parts.port is None else parts.port
         return cls(parts.scheme, _name(parts.hostname or ""), port)
 

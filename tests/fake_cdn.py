@@ -210,7 +210,7 @@ class _Rule:
 
 
 class FakeCDN:
-    """An HTTP server on a free port of 127.0.0.1, running while its `with` block does.
+    """An HTTP server on a free port of a loopback address, running while its `with` block does.
 
     Each mount is a path's beginning and the folder served below it; of mounts that match, the
     first that has the file serves it. Every method may be called from any thread.
@@ -219,7 +219,13 @@ class FakeCDN:
     file that holds its key too, it is asked by https.
     """
 
-    def __init__(self, *mounts: tuple[str, str | Path], certificate: Path | None = None):
+    def __init__(
+        self,
+        *mounts: tuple[str, str | Path],
+        certificate: Path | None = None,
+        address: str = "127.0.0.1",
+    ):
+        self._address = address
         self._tls = None
         if certificate is not None:
             self._tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
@@ -368,10 +374,11 @@ class FakeCDN:
             server = _Server(self, self._handle, handler_cancellation=True, access_log=None)
             runner = web.ServerRunner(server, shutdown_timeout=1)
             await runner.setup()
-            site = web.TCPSite(runner, "127.0.0.1", 0, backlog=1024, ssl_context=self._tls)
+            site = web.TCPSite(runner, self._address, 0, backlog=1024, ssl_context=self._tls)
             await site.start()
             scheme = "http" if self._tls is None else "https"
-            ready.set_result("{}://{}:{}".format(scheme, *runner.addresses[0]))
+            name = f"[{self._address}]" if ":" in self._address else self._address
+            ready.set_result(f"{scheme}://{name}:{runner.addresses[0][1]}")
         except BaseException as error:
             ready.set_exception(error)
             raise

@@ -6,7 +6,6 @@ import contextlib
 import functools
 import http.server
 import os
-import shlex
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from rich.table import Table
 from pico_banana.errors import UsageError
 from pico_banana.schema import CONFIGS
 
+from ..text import in_shell, printable
 from .contact_sheet import draw_contact_sheet
 from .sample_release import make_sample_release
 
@@ -72,7 +72,9 @@ def run_demo(run: typer.Typer, folder: str, console: Console) -> None:
         os.environ.pop(name, None)  # each would win over HF_HOME
     os.environ["PICO_BANANA_CACHE"] = os.fspath(root / "cache" / "pico_banana_400k")
 
-    console.print(f"making a sample release in {escape(str(root / 'release'))}", highlight=False)
+    console.print(
+        f"making a sample release in {escape(printable(str(root / 'release')))}", highlight=False
+    )
     release = make_sample_release(root / "release")
     output = os.fspath(root / "parquet")
     with serving(release.cdn) as url:
@@ -91,7 +93,12 @@ def run_demo(run: typer.Typer, folder: str, console: Console) -> None:
 
 
 def _command(run: typer.Typer, arguments: Sequence[str], console: Console) -> None:
-    console.print(f"\n$ pico-banana {escape(shlex.join(arguments))}", style="bold", soft_wrap=True)
+    shown = " ".join(word if word.startswith("--") else in_shell(word) for word in arguments)
+    console.print(
+        f"\n$ pico-banana {escape(shown)}",
+        style="bold",
+        soft_wrap=True,
+    )
     try:
         run(list(arguments))
     except SystemExit as ended:
@@ -115,7 +122,9 @@ def _show(output: str, sheet: Path, console: Console) -> None:
         _table(config, loaded, console)
         if config == "sft":
             draw_contact_sheet(loaded, sheet)
-    console.print(f"\nThe pictures: {escape(str(sheet))}", highlight=False, soft_wrap=True)
+    console.print(
+        f"\nThe pictures: {escape(printable(str(sheet)))}", highlight=False, soft_wrap=True
+    )
 
 
 def _table(config: str, loaded: Any, console: Console) -> None:

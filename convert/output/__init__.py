@@ -10,5 +10,6 @@
 | `disk_budget` | the Parquet bytes on disk, bounded over all writers |
 | `card_body` | what the card says |
 | `card` | the card, from plans and ledgers alone: its front matter |
+| `loading` | Python code that loads an output |
 | `verify` | an output against its ledgers |
 """

@@ -16,7 +16,7 @@ from .finished import ConfigReport
 from .ledger import ShardLedger
 from .store import Store
 
-__all__ = ["CARD_NAME", "card_of", "card_of_pushed", "write_card"]
+__all__ = ["CARD_NAME", "card_of", "card_of_pushed", "data_files", "write_card"]
 
 CARD_NAME = "README.md"
 
@@ -101,7 +101,8 @@ def _loadable(reports: Sequence[ConfigReport]) -> dict[str, Any]:
     for report in sorted(loadable, key=lambda report: report.config):
         splits = report.splits
         files = [
-            {"split": split, "path": _paths(report, split, made)} for split, made in splits.items()
+            {"split": split, "path": data_files(report, split, made)}
+            for split, made in splits.items()
         ]
         config: dict[str, Any] = {"config_name": report.config, "data_files": files}
         if report is loadable[0]:
@@ -126,8 +127,8 @@ def _loadable(reports: Sequence[ConfigReport]) -> dict[str, Any]:
     return {"configs": configs, "dataset_info": infos if len(infos) > 1 else infos[0]}
 
 
-def _paths(report: ConfigReport, split: str, made: Sequence[ShardLedger]) -> str | list[str]:
-    """The files of a split as one pattern, or one by one where some of them have no row.
+def data_files(report: ConfigReport, split: str, made: Sequence[ShardLedger]) -> str | list[str]:
+    """Return the files of a split as one pattern, or one by one where some of them have no row.
 
     `datasets` 4.8.5 fails on a file without a row before one with rows: "IndexError: list index
     out of range" (huggingface/datasets#8397).

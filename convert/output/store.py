@@ -16,6 +16,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from pico_banana.errors import OutputError, WriteError, bare_text, holds_password
+from pico_banana.urls import path_of
 
 from ..signals import held
 
@@ -43,7 +44,8 @@ def dump_json(value: dict[str, Any]) -> bytes:
         return dump(part)
 
     lines = [f" {dump(key)}: {dump_top(value[key])}" for key in sorted(value)]
-    return ("{\n" + ",\n".join(lines) + "\n}\n").encode()
+    # A lone surrogate, which a path may hold, is escaped as JSON escapes it.
+    return ("{\n" + ",\n".join(lines) + "\n}\n").encode("utf-8", "backslashreplace")
 
 
 def sha256_of(file: BinaryIO) -> str:
@@ -134,30 +136,38 @@ class Store:
         """Open an output at a path or an fsspec URL; `OutputError` where that is no place."""
         if not root:
             raise OutputError("the output must be a path or an fsspec URL, but is empty", root)
-        if holds_password(root):
+        path = path_of(root, is_new=True)
+        if path is None and holds_password(root):
             raise OutputError(
                 "the output must hold no user name and no password, but does; give them as "
                 "storage_options in a settings file",
                 "…",
             )
-        root = os.path.expanduser(root.removeprefix("file://"))
-        self.root = root
+        self.root = root if path is None else path
         self._storage_options = storage_options or {}
+        self.is_local = path is not None
+        if path is None:
+            self._fs, self._base = self._opened()
+        else:
+            if re.match(r"[a-z0-9]+:/", path) and not os.path.isdir(path.partition("/")[0]):
+                raise OutputError(
+                    f"the output must be a path or an fsspec URL, but is {path}", path
+                )
+            self._fs, self._base = LocalFileSystem(), os.path.abspath(path).rstrip("/")
+        self.is_hub = not self.is_local and root.startswith("hf://")
+
+    def _opened(self) -> tuple[Any, str]:
+        """The file system of a URL, and its path there."""
+        root, kind = self.root, self.root.partition("://")[0]
         try:
-            found = fsspec.core.url_to_fs(root, **self._storage_options)
+            file_system, path = fsspec.core.url_to_fs(root, **self._storage_options)
         except Exception as error:  # noqa: BLE001  (each file system has errors of its own)
             said = self._said(error)
             raise OutputError(f"the output {root} cannot be opened: {said}", root) from None
-        self._fs, path = found
-        kind = root.partition("://")[0] if "://" in root else ""
         if kind in ("http", "https", "memory"):
             why = "other processes cannot see it" if kind == "memory" else "http is read only"
             raise OutputError(f"the output {root} cannot be written: {why}", root)
-        if not kind and re.match(r"[a-z0-9]+:/", root):
-            raise OutputError(f"the output must be a path or an fsspec URL, but is {root}", root)
-        self._base = str(path).rstrip("/")
-        self.is_local = isinstance(self._fs, LocalFileSystem)
-        self.is_hub = kind == "hf"
+        return file_system, str(path).rstrip("/")
 
     def _said(self, error: Exception) -> str:
         """What an error says, without what the user's storage options hold."""

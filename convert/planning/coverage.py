@@ -25,7 +25,7 @@ from pico_banana.release.records import BadRecord, parse_line
 from pico_banana.settings import Settings
 from pico_banana.storage.cache import replacing
 from pico_banana.storage.remote import RemoteFile
-from pico_banana.urls import photo_of
+from pico_banana.urls import path_of, photo_of
 
 from ..screen import Shown
 from ..text import printable
@@ -235,13 +235,14 @@ def _replaced(output: str | None) -> Iterator[str | None]:
     if output is None:
         yield None
         return
-    if "://" in output:
+    path = path_of(output, is_new=True)
+    if path is None:
         raise OutputError(
             f"--output must be a path of this machine, but got {bare_url(output)}; write the index "
             "to a folder and copy it there",
             bare_url(output),
         )
-    path = os.path.abspath(output)
+    path = os.path.abspath(path)
     try:
         _check_replaceable(path)
         with replacing(path) as temporary:

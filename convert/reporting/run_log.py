@@ -102,7 +102,7 @@ def recorded(store: Store, shown: Shown, configs: Sequence[str], runner: str) ->
     try:
         yield run
     except PicoBananaError as error:
-        run.ended = str(error)
+        run.ended = printable(str(error))
         raise
     except BaseException as error:
         is_signal = not isinstance(error, Exception)

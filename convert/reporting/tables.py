@@ -15,6 +15,7 @@ from pico_banana.missing import MissingReason
 from pico_banana.schema import category_of
 
 from ..options import ConvertSettings
+from ..output.loading import load_code
 from ..output.store import Store
 from ..output.verify import Accounts
 from ..planning.estimate import CPU_S_PER_GB, CPU_S_PER_IMAGE, REQUEST_S, Estimate
@@ -126,7 +127,7 @@ def _edit_types(plan: Plan) -> Table:
     return table
 
 
-def show_outcome(outcome: Outcome, root: str, console: Console) -> None:
+def show_outcome(outcome: Outcome, store: Store, console: Console) -> None:
     """Show what a conversion came to: rows, and what is missing by reason."""
     table = Table("config", "split", box=None, pad_edge=False)
     for name in ("examples", "files", "MB"):
@@ -154,17 +155,18 @@ def show_outcome(outcome: Outcome, root: str, console: Console) -> None:
             "and reason",
             highlight=False,
         )
+    root, is_local = store.root, store.is_local
     loadable = [report.config for report in outcome.reports if report.splits]
     hint = ""
     if loadable and outcome.publication is not None:
-        hint = (
-            f'. Load it with: load_dataset("{outcome.publication.repository.id}", "{loadable[0]}")'
-        )
-    elif loadable and "://" not in root:
+        there = outcome.publication.repository.id
+        hint = f". Load it with: {load_code(there, loadable[0], outcome.reports)}"
+    elif loadable and is_local:
         # The whole path: a bare name like "parquet" may be a builder's of `datasets`.
-        hint = f'. Load it with: load_dataset("{os.path.abspath(root)}", "{loadable[0]}")'
+        code = load_code(os.path.abspath(root), loadable[0], outcome.reports)
+        hint = f". Load it with: {code}"
     done = f"{root}: {counted(outcome.made, 'shard')} made, {outcome.kept:,} kept{hint}"
-    console.print(escape(done), highlight=False, soft_wrap=True)
+    console.print(escape(printable(done)), highlight=False, soft_wrap=True)
 
 
 def show_publication(publication: Publication, console: Console) -> None:

@@ -162,7 +162,7 @@ def write_batches(path: str, batches: Iterable[pa.RecordBatch]) -> int:
     """
     rows = 0
     writer = None
-    with pa.OSFile(path, "wb") as file:
+    with open(path, "wb") as file:  # Arrow takes no name that is not UTF-8
         for batch in batches:
             if writer is None:
                 schema = batch.schema.with_metadata({"pico_banana_index": str(INDEX_VERSION)})
@@ -236,10 +236,10 @@ def _give_way() -> None:
 def _opened(source: str, progress: Fetching | None) -> Iterator[Callable[[memoryview], int]]:
     """Give a function that fills a buffer with a list's next bytes, and says how many it got."""
     try:
-        file = pa.OSFile(source)
+        opened = open(source, "rb", buffering=0)  # noqa: SIM115  (Arrow takes UTF-8 names only)
     except OSError as error:
         raise _NoListError(f"it cannot be opened: {error}") from None
-    with file:
+    with opened, pa.PythonFile(opened, "r") as file:
         size_bytes = file.size()
         is_packed = source.endswith(".gz")
         stream = pa.CompressedInputStream(file, "gzip") if is_packed else file

@@ -81,7 +81,7 @@ class Unpacking:
 
     def __init__(self, path: str, told: Told) -> None:
         self._told = told
-        self._file = rapidgzip.open(path, parallelization=_THREADS)
+        self._file = rapidgzip.open(os.fsencode(path), parallelization=_THREADS)
         self._position = 0
 
     def __enter__(self) -> Self:
@@ -131,7 +131,7 @@ def salvaged(path: str, told: Told) -> SeekPoints:
         path: the file.
         told: told the bytes of the file that have been read in this pass.
     """
-    with rapidgzip.open(path, parallelization=_THREADS) as file:
+    with rapidgzip.open(os.fsencode(path), parallelization=_THREADS) as file:
         damage = _read_through(file, told)
         chunks = sorted(file.available_block_offsets().items())
         points = _exported(path, file, file.tell(), damage)
@@ -314,7 +314,7 @@ class ReadableAt:
 
 def _opened(path: str, points: SeekPoints) -> Any:
     """A packed file, to be read by its seek points; `OSError` where it cannot be opened."""
-    place = _Begin(path, points.packed_bytes) if points.packed_bytes else path
+    place = _Begin(path, points.packed_bytes) if points.packed_bytes else os.fsencode(path)
     file = rapidgzip.open(place, parallelization=1)
     file.import_index(io.BytesIO(points.index))
     return file

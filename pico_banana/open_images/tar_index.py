@@ -6,6 +6,7 @@ It is made once, beside the tar or else in the cache folder, and holds for the t
 from __future__ import annotations
 
 import json
+import mmap
 import os
 import re
 import tarfile
@@ -50,7 +51,9 @@ def stamp_of(path: str) -> list[int]:
 
 def mapped(index: str) -> dict[str, Any]:
     """Return the one row of an index file, mapped; `pa.ArrowInvalid` for what is none."""
-    reader = pa.ipc.open_file(pa.memory_map(index))
+    with open(index, "rb") as file:  # Arrow takes no name that is not UTF-8
+        mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    reader = pa.ipc.open_file(pa.py_buffer(mapping))
     if (reader.schema.metadata or {}).get(b"pico_banana_tar") != b"%d" % _VERSION:
         raise pa.ArrowInvalid(f"{index} is no index of this version")
     batch = reader.get_batch(0)
@@ -73,7 +76,7 @@ def index_path(path: str, progress: Progress) -> str:
     def is_there(index: str) -> bool:
         try:
             row = mapped(index)
-        except (OSError, pa.ArrowInvalid):
+        except (OSError, ValueError):  # Arrow's too; an empty file cannot be mapped
             return False
         return bool(json.loads(row["facts"].as_py())["stamp"] == stamp)
 
@@ -341,5 +344,5 @@ def _write(index: str, stamp: list[int], listing: _Listing, points: SeekPoints |
         "tail": pa.array([points.tail if points else b""], pa.large_binary()),
     }
     batch = pa.record_batch(row).replace_schema_metadata({"pico_banana_tar": str(_VERSION)})
-    with pa.OSFile(index, "wb") as file, pa.ipc.new_file(file, batch.schema) as writer:
+    with open(index, "wb") as file, pa.ipc.new_file(file, batch.schema) as writer:
         writer.write_batch(batch)

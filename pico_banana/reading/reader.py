@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import json
 import logging
 from array import array
 from collections import deque
@@ -297,7 +298,7 @@ def _refuse_transient(record: Record, example: Example) -> None:
 
 @functools.cache
 def _fetcher_of(settings: str) -> Fetcher:
-    return Fetcher(Settings.model_validate_json(settings))
+    return Fetcher(Settings.model_validate(json.loads(settings)))
 
 
 def _fetcher(settings: Settings) -> Fetcher:
@@ -308,4 +309,6 @@ def _fetcher(settings: Settings) -> Fetcher:
     """
     selection = dict.fromkeys(("edit_types", "edit_categories", "ids", "exclude_ids", "limit"))
     usual = {"offset": 0, "validation": 0.0, "on_missing": "skip"}
-    return _fetcher_of(settings.model_copy(update={**selection, **usual}).model_dump_json())
+    made = settings.model_copy(update={**selection, **usual})
+    # Not by pydantic, whose JSON holds no name that is not UTF-8.
+    return _fetcher_of(json.dumps(made.model_dump(mode="json")))

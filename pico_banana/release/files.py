@@ -172,5 +172,7 @@ def state_of(place: str, path: str) -> str:
     except OSError:  # a URL, or a file that is not there, of which its reader will speak
         shown = bare_url(place)
         # The query may be what tells two files apart, or a signature.
-        return place if shown == place else f"{shown} {hashlib.sha256(place.encode()).hexdigest()}"
+        return (
+            place if shown == place else f"{shown} {hashlib.sha256(os.fsencode(place)).hexdigest()}"
+        )
     return f"{place} {found.st_size} {found.st_mtime_ns}"

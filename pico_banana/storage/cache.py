@@ -39,7 +39,7 @@ def cache_folder() -> str:
     """Return `PICO_BANANA_CACHE`, or `pico_banana_400k` beside the caches below `HF_HOME`."""
     own = os.environ.get("PICO_BANANA_CACHE")
     if own:
-        return os.path.expanduser(own)
+        return own if os.path.lexists(own) else os.path.expanduser(own)
     base = os.environ.get("XDG_CACHE_HOME", "~/.cache")
     home = os.environ.get("HF_HOME", os.path.join(base, "huggingface"))
     return os.path.join(os.path.expanduser(home), "pico_banana_400k")
@@ -112,5 +112,5 @@ def _sweep(path: str) -> None:
 
 def local_name(url: str, identity: str) -> str:
     """Return a file name that tells this version of this URL from every other."""
-    digest = hashlib.sha256(f"{url}\n{identity}".encode()).hexdigest()[:24]
+    digest = hashlib.sha256(os.fsencode(f"{url}\n{identity}")).hexdigest()[:24]
     return f"{digest}-{os.path.basename(bare_url(url))[-80:]}"

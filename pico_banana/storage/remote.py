@@ -47,7 +47,7 @@ _CONTENT_RANGE = re.compile(r"bytes (?:([0-9]+)-[0-9]+|\*)/(?:([0-9]+)|\*)")
 def _partial_name(path: str, url: str) -> str:
     """Where the bytes so far of a file lie that will be `path`; its end is the same for one URL."""
     folder, base = os.path.split(path)
-    mark = hashlib.sha256(url.encode()).hexdigest()[:16]
+    mark = hashlib.sha256(os.fsencode(url)).hexdigest()[:16]
     return os.path.join(folder, f".{base}.partial-{mark}")
 
 
@@ -153,11 +153,15 @@ class RemoteFile:
 
     def _file_system(self) -> tuple[Any, str]:
         options = dict(self.storage_options)
+        if os.path.isabs(self.url):  # whatever its name is like: fsspec would take "::" apart
+            return LocalFileSystem(), self.url
         try:
             if self._is_http:
                 # Proxies and CA bundles come from the environment.
                 client = _client_of(Host.of(self.url))
                 options = {"client_kwargs": {"trust_env": bool(getproxies())}, "get_client": client}
+                # Not by `url_to_fs`: it would take "[::1]" apart.
+                return fsspec.filesystem("http", **options), self.url
             return cast("tuple[Any, str]", fsspec.core.url_to_fs(self.url, **options))
         except (ImportError, ValueError, TypeError) as error:
             said = bare_text(str(error), self.storage_options)

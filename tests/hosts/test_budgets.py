@@ -209,7 +209,7 @@ def test_a_long_folder_for_temporary_files_is_no_hindrance(tmp_path, monkeypatch
     [
         ("https://A.example/x?y", "https://a.example:443"),
         ("http://a.example:8080/x", "http://a.example:8080"),
-        ("http://[::1]/x", "http://::1:80"),
+        ("http://[::1]/x", "http://[::1]:80"),
     ],
 )
 def test_a_host_is_scheme_name_and_port(url, host):
