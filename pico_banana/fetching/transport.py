@@ -158,7 +158,7 @@ class Transport:
         """
         address, loop = place.address, asyncio.get_running_loop()
         if address.startswith(("http://", "https://")):
-            return await self._follow(address, functools.partial(self._head, admit))
+            return await self._follow(address, self._head, admit)
         if place.way == "tar":
             image_id = os.path.basename(address).partition(".")[0]
             return await loop.run_in_executor(self._pool, self._tars.likely_size, image_id)
@@ -231,11 +231,15 @@ class Transport:
         return error
 
     async def _follow(
-        self, url: str, ask: Callable[[str, Lease, Received], Awaitable[Came | str]]
+        self,
+        url: str,
+        ask: Callable[[str, Lease, Received], Awaitable[Came | str]],
+        admit: Admit = lambda _: None,
     ) -> Came:
         """Ask an address, and those that it redirects to, which come back as text."""
         self._guard.check(url)
         for _ in range(self._policy.max_redirects + 1):
+            admit(url)  # before a lease, which a slow host gives slowly
             answer = await self._leased(host_of(url), functools.partial(ask, url))
             if not isinstance(answer, str):
                 return answer
@@ -263,9 +267,8 @@ class Transport:
 
         return await self._request(url, lease, take)
 
-    async def _head(self, admit: Admit, url: str, lease: Lease, _: Received) -> int | str | None:
+    async def _head(self, url: str, lease: Lease, _: Received) -> int | str | None:
         """Ask for a size, by HEAD; of a host that refuses it, or tells none, by its first byte."""
-        admit(url)
         if lease.host in self._without_head:
             return await self._request(url, lease, self._size_of_first, "GET", _FIRST_BYTE)
 
