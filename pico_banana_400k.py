@@ -46,7 +46,9 @@ __all__ = ["PicoBanana400K", "PicoBananaConfig", "load", "unregister"]
 NAME = "pico_banana_400k"
 _VERSION = datasets.Version("1.0.0")
 _LARGE_BYTES = 20_000_000_000
-_IMAGES_PER_HOUR = 100 * 3600  # what a line of 1 Gbit/s carries of images of about 1.2 MB
+_ASKED_BYTES = 1_000_000_000  # of less than so much, by averages, nobody asks what it takes
+_BYTES_PER_HOUR = 120_000_000 * 3600  # what a line of 1 Gbit/s carries
+_IMAGES_PER_HOUR = 400 * 3600  # what a host is asked at most, as configs/fetch.yaml has it
 _LINKED_BYTES = 2000  # of a row without bytes, in the library's cache: texts and addresses
 _SEMAPHORES = 16  # more than a pool and its queues have
 _log = logging.getLogger("pico_banana")
@@ -260,6 +262,7 @@ class PicoBanana400K(datasets.GeneratorBasedBuilder):  # type: ignore[misc]  # d
 
     def _estimate(self) -> None:
         """Tell the library, which looks at the disk, and the user what the load will take."""
+        from pico_banana.reading.estimate import SampleMeans
         from pico_banana.reading.reader import Reader
 
         settings = self._settings()
@@ -271,15 +274,18 @@ class PicoBanana400K(datasets.GeneratorBasedBuilder):  # type: ignore[misc]  # d
             )
             return
         counted = Reader(self.config.name, settings, local=True, progress=_bar).count()
-        edits = counted.images - counted.records
-        size = counted.records * spec.input_bytes + edits * spec.edited_bytes
+        means, images = SampleMeans(), counted.images.total()
+        if means.size_bytes(counted.images, spec) > _ASKED_BYTES:
+            (means,) = SampleMeans.ask([counted.sample], settings)
+        size = int(means.size_bytes(counted.images, spec)) + counted.records * _LINKED_BYTES
         self.info.size_in_bytes = size
         if size > _LARGE_BYTES:
             warnings.warn(
                 f"loading {NAME} {self.config.name} takes about {size / 1e9:,.0f} GB of disk, "
-                f"{counted.images:,} requests and {counted.images / _IMAGES_PER_HOUR:,.1f} hours "
-                "at 1 Gbit/s; a load that is interrupted starts from zero. Ways out: limit=…, "
-                "streaming=True, or `pico-banana convert`, which continues",
+                f"reckoned {means.told(counted.images)}, {images:,} requests and "
+                f"{max(size / _BYTES_PER_HOUR, images / _IMAGES_PER_HOUR):,.1f} hours at 1 Gbit/s; "
+                "a load that is interrupted starts from zero. Ways out: limit=…, streaming=True, "
+                "or `pico-banana convert`, which continues",
                 stacklevel=4,
             )
 

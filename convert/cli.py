@@ -192,12 +192,14 @@ def plan(
     """Show what would be converted: records, shards, edit types, bytes, odd and bad records."""
     from .conversion import plan_configs  # noqa: PLC0415  (--help need not wait for Arrow)
     from .planning.estimate import bits_per_s, estimate  # noqa: PLC0415
+    from .planning.sizes import reckon_by_sample  # noqa: PLC0415
     from .reporting.tables import show_estimate, show_plan  # noqa: PLC0415
     from .screen import Shown  # noqa: PLC0415
 
     settings = _settings(arguments, settings_file)
     rate = None if bandwidth is None else bits_per_s(bandwidth)
-    plans, _ = plan_configs(_configs(configs), settings, Shown(err))
+    plans, index = plan_configs(_configs(configs), settings, Shown(err))
+    reckon_by_sample(plans, settings, index, None)
     for planned in plans:
         show_plan(planned, settings, out)
     if bandwidth is not None or nodes is not None:
@@ -400,7 +402,8 @@ def _settings(arguments: dict[str, Any], file: str | None) -> ConvertSettings:
     given = {
         name: value
         for name, value in arguments.items()
-        if name in ConvertSettings.model_fields and value not in (None, [])
+        # A flag that was not given does not undo what a file says.
+        if name in ConvertSettings.model_fields and value not in (None, []) and value is not False
     }
     members = {
         "edit_types": {kind.name for kind in EDIT_TYPES},

@@ -33,6 +33,7 @@ from .output.store import Store, sha256_of
 from .planning.make_plan import make_plan
 from .planning.plan import Plan, differences
 from .planning.refill import Refill, refills_of, told
+from .planning.sizes import keep, reckon_by_sample
 from .planning.task import ShardTask
 from .reporting.outcome import Outcome
 from .reporting.run_log import RUNS_FOLDER, recorded
@@ -40,7 +41,7 @@ from .running.base import Runner
 from .running.local import LocalRunner
 from .running.threads import ThreadRunner
 from .screen import Shown
-from .text import in_shell
+from .text import in_shell, shown_bytes
 
 if TYPE_CHECKING:
     from .publishing.publication import Publication
@@ -125,6 +126,8 @@ def convert_configs(
             raise UsageError(f"nothing is selected ({counts}); ask for more, or see `plan`")
         conversion = _Conversion(settings, options, store, shown, index, publication)
         works = conversion.compared(plans)
+        left = [work.plan for work in works if work.left]
+        reckon_by_sample(left, settings, index, store)
         budget = options.publish.budget_bytes if options.publish else None
         _check_disk(works, store, options.workers or _WORKERS, budget)
         if settings.images == "bytes":
@@ -144,7 +147,7 @@ def _say_plans(works: Sequence[_Work], shown: Shown) -> None:
     for plan in (work.plan for work in works):
         shown.say(
             f"{plan.config}: records {plan.records:,}, files {len(plan.shards):,}, about "
-            f"{plan.estimated_bytes / 1e9:,.1f} GB; {len(plan.bad):,} bad, "
+            f"{shown_bytes(plan.estimated_bytes)} {plan.reckoned}; {len(plan.bad):,} bad, "
             f"{len(plan.filtered):,} filtered, {len(plan.left_out):,} left out"
         )
     if kept := sum(len(work.finished) for work in works):
@@ -255,6 +258,7 @@ class _Conversion:
                 if self.options.overwrite:
                     ledger.delete_all()
                 ledger.write_plan(work.plan.to_json())
+                keep(work.plan, self.settings, self.store)
                 for unsettled in work.unsettled:
                     ledger.write_shard(unsettled)
             except WriteError as error:
@@ -468,9 +472,10 @@ def _check_disk(
         raise OutputError(f"the output {store.root} is gone: {error}", store.root) from None
     # Nothing is deleted before this is decided, so what --overwrite frees does not count.
     if needed + _SPARE_BYTES > free:
+        reckoned = ", ".join(dict.fromkeys(work.plan.reckoned for work in works if work.left))
         raise OutputError(
             f"{store.root} has {free / 1e9:,.1f} GB free, but the plan needs about "
-            f"{needed / 1e9:,.1f} GB; take less (--limit, --edit-types), another --output, or with "
-            "--publish a smaller --disk-budget",
+            f"{shown_bytes(needed)}, reckoned {reckoned}; take less (--limit, --edit-types), "
+            "another --output, or with --publish a smaller --disk-budget",
             store.root,
         )

@@ -49,6 +49,8 @@ ROW_GROUP_ROWS = 10_000
 
 # About what a row without image bytes takes in a file, for the plan's estimate only.
 _LINKED_BYTES = {"sft": 300, "preference": 500, "multi_turn": 600}
+# The same of a row with image bytes, but for these: texts, and the index of its pages.
+_ROW_BYTES = {"sft": 3100, "preference": 4300, "multi_turn": 3400}
 _LINKED_PER_SHARD = 50_000
 
 DISK_BUDGET_BYTES = 10 * 10**9
@@ -77,6 +79,12 @@ class ConvertSettings(Settings):
         description="How far an image is looked into: its structure, or every pixel decoded.",
     )
 
+    no_probe: bool = Field(
+        False,
+        description="Do not ask for the sizes of some images: reckon bytes by averages of the "
+        "whole release.",
+    )
+
     def shard_size(self, config: str) -> int:
         """Return how many records a shard of this config has at most."""
         usual = self.for_config(config).records_per_shard
@@ -86,8 +94,12 @@ class ConvertSettings(Settings):
         """Return about how many bytes a record takes in a file."""
         spec = self.for_config(config)
         if self.images != "bytes":
-            return _LINKED_BYTES[config]
+            return self.text_bytes(config)
         return spec.input_bytes + spec.images_per_record * spec.edited_bytes
+
+    def text_bytes(self, config: str) -> float:
+        """Return about how many bytes a record takes in a file, but for its images."""
+        return (_ROW_BYTES if self.images == "bytes" else _LINKED_BYTES)[config]
 
     def what_decides_bytes(self) -> dict[str, Any]:
         """Return the settings on which a shard's bytes depend, besides its records.

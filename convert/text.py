@@ -1,4 +1,4 @@
-"""Make foreign text harmless where a person or a page shows it."""
+"""Make foreign text harmless where a person or a page shows it, and sizes short."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import shlex
 
 from pico_banana.errors import CONTROLS
 
-__all__ = ["in_shell", "printable", "short"]
+__all__ = ["in_shell", "printable", "short", "shown_bytes"]
 
 # Besides controls the characters that reverse the direction of text, and those that some readers
 # take for the end of a line.
@@ -37,6 +37,11 @@ def in_shell(word: str) -> str:
         for byte in os.fsencode(word)
     )
     return f"$'{quoted}'"
+
+
+def shown_bytes(size: float) -> str:
+    """Return "438.1 GB", "2.5 MB" or "0.4 MB"."""
+    return f"{size / 1e9:,.1f} GB" if size >= 1e9 else f"{size / 1e6:,.1f} MB"  # noqa: PLR2004
 
 
 def short(text: str) -> str:

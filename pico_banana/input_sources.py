@@ -92,6 +92,10 @@ class Source:
         """Whether its photos are asked for over the network."""
         return bool(self.bases)
 
+    def bans_at(self, url: str) -> bool:
+        """Whether a URL is of a host of this source's that bans who asks much."""
+        return self.bans and fnmatch.fnmatchcase(urlsplit(url).hostname or "", self.hosts)
+
     def asked(self, mirrors: Mapping[str, str]) -> list[str]:
         """Return where its photos are really asked for, after mirrors: URLs, or local folders."""
         return list(dict.fromkeys(mirrored(base, mirrors) for base in self.bases))
@@ -204,12 +208,8 @@ it is not given; an image's way is the name of its source."""
 def banning(names: Iterable[str], mirrors: Mapping[str, str]) -> list[str]:
     """Return who bans of those that are contacted for these sources, by their titles."""
     places = [place for name in names for place in SOURCES[name].asked(mirrors)]
-    hosts = [urlsplit(place).hostname or "" for place in places if not os.path.isabs(place)]
-    return [
-        source.title
-        for source in SOURCES.values()
-        if source.bans and any(fnmatch.fnmatchcase(host, source.hosts) for host in hosts)
-    ]
+    asked = [place for place in places if not os.path.isabs(place)]
+    return [source.title for source in SOURCES.values() if any(map(source.bans_at, asked))]
 
 
 def input_sources_of(names: Iterable[str]) -> list[str]:

@@ -206,6 +206,7 @@ class _Rule:
     glob: str
     answers: tuple[Answer, ...]
     forever: Answer | None
+    method: str | None
     used: dict[str, int] = field(default_factory=dict)  # path -> answers given
 
 
@@ -330,13 +331,20 @@ class FakeCDN:
             entry.closed = time.monotonic()
             self._are_open -= not entry.was_refused
 
-    def fail(self, glob: str, *answers: Answer, forever: Answer | None = None) -> None:
+    def fail(
+        self,
+        glob: str,
+        *answers: Answer,
+        forever: Answer | None = None,
+        method: str | None = None,
+    ) -> None:
         """Give each matching path these answers in turn, then `forever`, or faultless ones.
 
-        Of several faults for a path the newest acts, while it has an answer left.
+        Of several faults for a path the newest acts, while it has an answer left. With a method
+        only to requests of it.
         """
         with self._changed:
-            self._rules.append(_Rule(glob, answers, forever))
+            self._rules.append(_Rule(glob, answers, forever, method))
 
     def clear(self) -> None:
         """Forget faults and log; holds stay."""
@@ -419,6 +427,8 @@ class FakeCDN:
         with self._changed:
             for rule in reversed(self._rules):
                 if path.startswith("/-/") or not fnmatch.fnmatchcase(path, rule.glob):
+                    continue
+                if rule.method not in (None, method):
                     continue
                 given = rule.used.get(path, 0)
                 if given < len(rule.answers):

@@ -73,7 +73,7 @@ class World:
         return Ended(ended.returncode, ended.stdout, ended.stderr)
 
     def command(self, name: str, *words: str | Path) -> Ended:
-        return self.run(name, *arguments_of(*words))
+        return self.run(name, *arguments_of(*words, probe=True))
 
     def noted(self, name: str) -> list[tuple[int, str, Any]]:
         text = (self.folder / f"{name}.log").read_text(encoding="utf-8")

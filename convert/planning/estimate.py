@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
@@ -101,23 +101,26 @@ def estimate(
     images = 0
     size_bytes = 0.0
     requests: Counter[str] = Counter()
-    sizes: Counter[str] = Counter()
+    sizes: dict[str, float] = defaultdict(float)
     places = (_edits(settings), _inputs(settings))
     for plan in plans if settings.images == "bytes" else ():
         spec = settings.for_config(plan.config)
-        edits = round(plan.records * spec.images_per_record)
+        edits = {kind: count for kind, count in plan.images.items() if kind != "input"}
         # Within a shard each photo is fetched once; without an ImageID only some sources have it.
         rows = [np.array(shard.rows, np.int64) for shard in plan.shards]
         inputs = sum(len(np.unique(found[found >= 0])) for found in rows)
         if not SOURCES[settings.sources[0]].needs_image_id:
             inputs += sum(int((found < 0).sum()) for found in rows)
-        counts = ((edits, spec.edited_bytes), (inputs, spec.input_bytes))
+        counts = (
+            (sum(edits.values()), plan.means.size_bytes(edits, spec)),
+            (inputs, inputs * plan.means.size_of("input", spec)),
+        )
         for place, (count, size) in zip(places, counts, strict=True):
             images += count
-            size_bytes += count * size
+            size_bytes += size
             if place is not None:
                 requests[place] += count
-                sizes[place] += count * size
+                sizes[place] += size
     hosts = [
         HostLoad(
             host, count, sizes[host], settings.fetch.budget_of(urlsplit(host).hostname or host)

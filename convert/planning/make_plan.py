@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 from pico_banana.arrow import numbers_of, strings_of, values_of
 from pico_banana.errors import ReleaseError
 from pico_banana.open_images.index import Index, Photo, photo_columns
+from pico_banana.reading.estimate import SampleMeans
 from pico_banana.release.columns import Block, Numbers, Usual, parsed, split_blocks
 from pico_banana.release.files import Manifest
 from pico_banana.release.records import BadRecord, Line, Record, parse_line
@@ -29,6 +30,7 @@ from ..interpreter import without_collection
 from ..options import ConvertSettings
 from ..signals import check
 from .plan import Plan, PlannedShard
+from .sizes import reckon
 from .task import PackedPhotos, ShardDigest, places_of
 
 __all__ = ["make_plan"]
@@ -308,6 +310,8 @@ class _Planner:
         counts = records["edit_type"].value_counts().to_pylist()
         self._count_types({counted["values"]: counted["counts"] for counted in counts})
         edited = records["edited"]
+        for kind in ("edited", "rejected"):
+            self.plan.images[kind] += pc.sum(pc.list_value_length(records[kind])).as_py() or 0
         last = values_of(edited.offsets)[1:] - 1
         self._outputs.append(edited.values.take(numbers_of(last)))
 
@@ -316,6 +320,8 @@ class _Planner:
         odd = self.plan.odd
         self._count_types(Counter([taken.record.edit_type for taken in found]))
         for taken in found:
+            self.plan.images["edited"] += len(taken.record.edited)
+            self.plan.images["rejected"] += len(taken.record.rejected)
             for kind in taken.record.odd:
                 odd[kind] += 1
             for path in taken.record.edited + taken.record.rejected:
@@ -348,7 +354,8 @@ class _Planner:
         for (name, shard, digest), photos in zip(made, found, strict=True):
             shard.name, shard.digest = name, digest.hexdigest(shard.resolved, photos)
             plan.shards.append(shard)
-        plan.estimated_bytes = int(plan.records * self._settings.bytes_of_record(self._config))
+        plan.images["input"] = plan.records
+        reckon(plan, self._settings, SampleMeans())
         return plan
 
     def _find_rows(self, shards: Sequence[PlannedShard]) -> None:

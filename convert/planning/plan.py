@@ -13,7 +13,8 @@ import numpy as np
 import orjson
 
 from pico_banana.open_images.index import Index, Photo
-from pico_banana.release.records import BadRecord, Line, Record
+from pico_banana.reading.estimate import SampleMeans, sample_places
+from pico_banana.release.records import BadRecord, Line, Record, parse_line
 from pico_banana.release.selection import Unmatched
 
 from ..output.ledger import LEDGER_FORMAT, stretches
@@ -80,6 +81,10 @@ class Plan:
         edit_types: planned records by edit type.
         unlisted: planned records whose photo has no ImageID.
         shards: the shards, by split and index.
+        images: planned images by kind, as `pico_banana.reading.estimate` has them.
+        means: the mean sizes of a sample of them.
+        estimated_bytes: about how large the Parquet files become.
+        reckoned: how that was reckoned, in words.
     """
 
     config: str
@@ -98,7 +103,10 @@ class Plan:
     edit_types: Counter[str | None] = field(default_factory=Counter)
     unlisted: int = 0
     shards: list[PlannedShard] = field(default_factory=list)
+    images: Counter[str] = field(default_factory=Counter)
+    means: SampleMeans = field(default_factory=SampleMeans)
     estimated_bytes: int = 0
+    reckoned: str = ""
 
     @property
     def records(self) -> int:
@@ -132,6 +140,27 @@ class Plan:
                 for shard in self.shards
             ],
         }
+
+    def sample(self, index: Index | None) -> list[tuple[Record, Photo | None]]:
+        """Return some of the planned records with their photos; the same at each call."""
+        places = np.array(sample_places(self.records), np.int64)
+        found: list[tuple[Record, Photo | None]] = []
+        begin = 0
+        with open(self.jsonl, "rb") as file:
+            for shard in self.shards:
+                end = begin + len(shard)
+                mine = places[(places >= begin) & (places < end)] - begin
+                begin = end
+                offsets, numbers, rows = (
+                    np.array(column, np.int64)[mine]
+                    for column in (shard.offsets, shard.numbers, shard.rows)
+                )
+                lines = PackedLines.read(file, offsets, numbers).lines()
+                for line, photo in zip(lines, PackedPhotos.of(rows, index).photos(), strict=True):
+                    record = parse_line(self.config, line, shard.resolved.get)
+                    if isinstance(record, Record):
+                        found.append((record, photo))
+        return found
 
     def tasks(
         self, names: set[str], index: Index | None, refills: Mapping[str, Refill]

@@ -20,7 +20,7 @@ from ..output.store import Store
 from ..output.verify import Accounts
 from ..planning.estimate import CPU_S_PER_GB, CPU_S_PER_IMAGE, REQUEST_S, Estimate
 from ..planning.plan import Plan
-from ..text import printable, short
+from ..text import printable, short, shown_bytes
 from .outcome import Outcome
 from .run_log import read_traffic, shown_host, traffic_tables
 
@@ -69,7 +69,8 @@ def show_plan(plan: Plan, settings: ConvertSettings, console: Console) -> None:
         counts.append(("photos without ImageID", plan.unlisted))
     for name, count in counts:
         table.add_row(name, f"{count:,}")
-    table.add_row("estimated size", f"{plan.estimated_bytes / 1e9:,.2f} GB")
+    table.add_row("estimated size", shown_bytes(plan.estimated_bytes))
+    table.add_row("reckoned", plan.reckoned)
     console.print(table)
     if plan.edit_types and plan.config != "multi_turn":
         console.print(_edit_types(plan))

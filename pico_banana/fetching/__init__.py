@@ -12,6 +12,7 @@
 | `room` | the memory of what is fetched and not yet handed over |
 | `sessions` | an HTTP session of one socket for each leased connection |
 | `transport` | one request to one place, with checked redirects |
+| `sizes` | how large some images are, asked without fetching them |
 | `prepare` | the tars that are indexed before photos are looked for in them |
 | `fetcher` | the fetch engine: many images at once, tried again, bounded in bytes, in order |
 """

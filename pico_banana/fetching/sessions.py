@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import Any
 from urllib.request import getproxies
 
@@ -45,9 +46,9 @@ class Connection:
     async def _opens(self, *_: Any) -> None:
         self.is_fresh = True
 
-    def get(self, url: URL) -> Any:
+    def ask(self, method: str, url: URL, headers: Mapping[str, str] | None = None) -> Any:
         """Return what gives the response, entered with `async with`; redirects are answers."""
-        return self._session.get(url, allow_redirects=False)
+        return self._session.request(method, url, headers=headers, allow_redirects=False)
 
     async def close(self) -> None:
         """Close its socket."""

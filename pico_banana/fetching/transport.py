@@ -1,4 +1,4 @@
-"""Ask one place once for an image's bytes: over HTTP with checked redirects, or from a file."""
+"""Ask one place once for an image's bytes, or size: over HTTP with checked redirects, or a file."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import re
 import time
 import zlib
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from typing import NamedTuple, TypeVar
@@ -55,12 +55,17 @@ _CLIENT_ERROR, _SERVER_ERROR = range(400, 500), range(500, 600)
 _BLOCK_BYTES = 256 * 1024
 _PACKED, _GZIP = {"gzip", "x-gzip", "deflate"}, b"\x1f\x8b"
 _WHOLE = re.compile(r"bytes 0-(\d+)/(\d+)")
+_FIRST_BYTE = {"Range": "bytes=0-0"}
+_NO_HEAD = {403, 405, 501}
 
 _DENIED, _SLOW_DOWN = 403, {429, 503}
 
 Grow = Callable[[int], bool]
 """Asks whether an answer may grow to so many bytes in memory now."""
+Admit = Callable[[str], None]
+"""Is told an address before it is asked; raises `NotAskedError` where it must not be."""
 Received = list[bytes]
+Take = Callable[[aiohttp.ClientResponse], Awaitable["Came | str"]]
 Came = TypeVar("Came")
 
 
@@ -104,6 +109,7 @@ class Transport:
         self._slots = asyncio.Semaphore(settings.concurrency)
         self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._sessions = Sessions(guard, policy)
+        self._without_head: set[str] = set()
         self._closing: set[asyncio.Task[None]] = set()
         budgets.on_recall(self._recalled)
 
@@ -127,7 +133,7 @@ class Transport:
         """
         address = place.address
         if address.startswith(("http://", "https://")):
-            return await self._follow(address, grow)
+            return await self._follow(address, functools.partial(self._get, grow))
         if not place.is_local:
             return await self._leased(
                 host_of(address), lambda _, received: self._ask_fsspec(place, grow, received)
@@ -141,6 +147,30 @@ class Transport:
             finally:
                 self._budgets.count_file(time.monotonic() - begun_s, len(data))
         return Body(data)
+
+    async def size(self, place: Place, admit: Admit) -> int | None:
+        """Return how many bytes lie at a place, None where nobody says; reads none of them.
+
+        Of a photo in a tar that has no index yet: the size of another one in it.
+
+        Raises:
+            AskError: with the reason, where it could not be had; `admit`'s own.
+        """
+        address, loop = place.address, asyncio.get_running_loop()
+        if address.startswith(("http://", "https://")):
+            return await self._follow(address, self._head, admit)
+        if place.way == "tar":
+            image_id = os.path.basename(address).partition(".")[0]
+            return await loop.run_in_executor(self._pool, self._tars.likely_size, image_id)
+
+        async def look(*_: object) -> int | None:
+            find = functools.partial(find_file, place, self._storage_options)
+            return (await loop.run_in_executor(self._pool, find)).size_bytes
+
+        if place.is_local:
+            return await look()
+        admit(address)
+        return await self._leased(host_of(address), look)
 
     async def _ask_fsspec(self, place: Place, grow: Grow, received: Received) -> Body:
         asked_s = time.monotonic()
@@ -200,11 +230,18 @@ class Transport:
             return AskError(MissingReason.THROTTLED, detail, status=_DENIED)
         return error
 
-    async def _follow(self, url: str, grow: Grow) -> Body:
+    async def _follow(
+        self,
+        url: str,
+        ask: Callable[[str, Lease, Received], Awaitable[Came | str]],
+        admit: Admit = lambda _: None,
+    ) -> Came:
+        """Ask an address, and those that it redirects to, which come back as text."""
         self._guard.check(url)
         for _ in range(self._policy.max_redirects + 1):
-            answer = await self._leased(host_of(url), functools.partial(self._get, url, grow))
-            if isinstance(answer, Body):
+            admit(url)  # before a lease, which a slow host gives slowly
+            answer = await self._leased(host_of(url), functools.partial(ask, url))
+            if not isinstance(answer, str):
                 return answer
             url = answer
             if "photo_unavailable" in url:
@@ -216,22 +253,61 @@ class Transport:
         most = self._policy.max_redirects
         raise AskError(MissingReason.FORBIDDEN, f"more than {most} redirects")
 
-    async def _get(self, url: str, grow: Grow, lease: Lease, received: Received) -> Body | str:
-        """Make one request; return the body, or the address that it redirects to."""
-        connection, asked_s = self._sessions.of(lease), time.monotonic()
+    async def _get(self, grow: Grow, url: str, lease: Lease, received: Received) -> Body | str:
+        """Ask for a body."""
+        asked_s = time.monotonic()
+
+        async def take(response: aiohttp.ClientResponse) -> Body:
+            self._check_status(response)
+            await self._read(response, grow, received)
+            # A chunked body has an end of its own; one that ends with its connection has none.
+            chunked = "chunked" in response.headers.get("Transfer-Encoding", "").lower()
+            is_whole = response.content_length is not None or chunked
+            return Body(b"".join(received), is_whole, asked_s)
+
+        return await self._request(url, lease, take)
+
+    async def _head(self, url: str, lease: Lease, _: Received) -> int | str | None:
+        """Ask for a size, by HEAD; of a host that refuses it, or tells none, by its first byte."""
+        if lease.host in self._without_head:
+            return await self._request(url, lease, self._size_of_first, "GET", _FIRST_BYTE)
+
+        async def take(response: aiohttp.ClientResponse) -> int | str | None:
+            if response.status not in _NO_HEAD:
+                self._check_status(response)
+                if response.content_length is not None:
+                    return _told_size(response)
+            self._without_head.add(lease.host)
+            return url  # asked again, by the other way
+
+        return await self._request(url, lease, take, "HEAD")
+
+    async def _size_of_first(self, response: aiohttp.ClientResponse) -> int | None:
+        if response.status == _PART:
+            found = _WHOLE.fullmatch(response.headers.get("Content-Range", "").strip())
+            return int(found[2]) if found else None
+        response.close()  # its body is on its way, and nobody wants it
+        self._check_status(response)
+        return _told_size(response)
+
+    async def _request(
+        self,
+        url: str,
+        lease: Lease,
+        take: Take[Came],
+        method: str = "GET",
+        headers: Mapping[str, str] | None = None,
+    ) -> Came | str:
+        """Make one request; return what is taken of it, or the address that it redirects to."""
+        connection = self._sessions.of(lease)
         try:
             # Paths are quoted already; only an address that is not ASCII needs yarl's help.
             target = URL(url, encoded=url.isascii())
-            async with connection.get(target) as response:
+            async with connection.ask(method, target, headers) as response:
                 connection.is_fresh = False
                 if response.status in _REDIRECTS and "Location" in response.headers:
                     return str(target.join(URL(response.headers["Location"])))
-                self._check_status(response)
-                await self._read(response, grow, received)
-                # A chunked body has an end of its own; one that ends with its connection has none.
-                chunked = "chunked" in response.headers.get("Transfer-Encoding", "").lower()
-                is_whole = response.content_length is not None or chunked
-                return Body(b"".join(received), is_whole, asked_s)
+                return await take(response)
         except (aiohttp.ClientError, asyncio.TimeoutError, OSError, ValueError) as error:
             raise ask_error(error, is_fresh=connection.is_fresh) from None
 
@@ -357,6 +433,12 @@ def _wbits(packed: bytes, *, is_gzip: bool) -> int:
     """What zlib must be told; deflate is sent with zlib's header, as RFC 9110 says, or without."""
     has_header = packed[0] & 0x0F == zlib.DEFLATED and int.from_bytes(packed[:2], "big") % 31 == 0
     return zlib.MAX_WBITS | 32 if is_gzip or has_header or packed[:2] == _GZIP else -zlib.MAX_WBITS
+
+
+def _told_size(response: aiohttp.ClientResponse) -> int | None:
+    """The size that a head tells, None of a page, or of what is packed on its way."""
+    is_packed = packings(response.headers.get("Content-Encoding", ""))
+    return None if is_packed or response.content_type == "text/html" else response.content_length
 
 
 def _is_whole(response: aiohttp.ClientResponse) -> bool:

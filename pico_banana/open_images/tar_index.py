@@ -10,7 +10,9 @@ import mmap
 import os
 import re
 import tarfile
+import zlib
 from array import array
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -30,7 +32,7 @@ from pico_banana.open_images.packed import (
 from pico_banana.storage.cache import Fetching, Progress, cache_folder, local_name, made_once
 from pico_banana.storage.disk import tried
 
-__all__ = ["index_path", "mapped", "stamp_of"]
+__all__ = ["first_sizes", "found_index", "index_path", "mapped", "stamp_of"]
 
 _VERSION = 2
 _SUFFIX = ".pico-banana-index"
@@ -60,6 +62,31 @@ def mapped(index: str) -> dict[str, Any]:
     return {name: batch.column(name)[0] for name in batch.schema.names}
 
 
+def found_index(path: str) -> str | None:
+    """Return the path of a tar's index, None where there is none of the tar as it is.
+
+    Raises:
+        OSError: the tar cannot be read.
+    """
+    stamp = stamp_of(path)
+    return next((index for index in _places(path) if _is_of(index, stamp)), None)
+
+
+def _places(path: str) -> tuple[str, str]:
+    """Where a tar's index may lie: beside it, and in the cache."""
+    own = os.path.join(cache_folder(), "tars", local_name(os.path.realpath(path), "") + _SUFFIX)
+    return path + _SUFFIX, own
+
+
+def _is_of(index: str, stamp: list[int]) -> bool:
+    """Whether a file is the index of a tar of this stamp."""
+    try:
+        row = mapped(index)
+    except (OSError, ValueError):  # Arrow's too; an empty file cannot be mapped
+        return False
+    return bool(json.loads(row["facts"].as_py())["stamp"] == stamp)
+
+
 def index_path(path: str, progress: Progress) -> str:
     """Return the path of a tar's index, made where there is none: beside it, or in the cache.
 
@@ -74,17 +101,12 @@ def index_path(path: str, progress: Progress) -> str:
         raise ReleaseError(f"the tar {path} cannot be read: {error}", path) from None
 
     def is_there(index: str) -> bool:
-        try:
-            row = mapped(index)
-        except (OSError, ValueError):  # Arrow's too; an empty file cannot be mapped
-            return False
-        return bool(json.loads(row["facts"].as_py())["stamp"] == stamp)
+        return _is_of(index, stamp)
 
     def make(temporary: str) -> None:
         _make(path, stamp, temporary, progress)
 
-    beside = path + _SUFFIX
-    own = os.path.join(cache_folder(), "tars", local_name(os.path.realpath(path), "") + _SUFFIX)
+    beside, own = _places(path)
     for index in (beside, own):
         if is_there(index):
             return index
@@ -99,6 +121,17 @@ def index_path(path: str, progress: Progress) -> str:
             f"{error}; set PICO_BANANA_CACHE to a folder with room for it",
             path,
         ) from None
+
+
+def first_sizes(path: str) -> Iterator[int]:
+    """Yield the sizes in bytes of a tar's photos, from its beginning on, as far as it can be read.
+
+    For a tar without an index, which takes minutes to be made.
+    """
+    with suppress(OSError, tarfile.TarError, zlib.error, *_ODD_HEADERS), tarfile.open(path) as tar:
+        for member in tar:
+            if member.isreg() and _PHOTO.fullmatch(member.name):
+                yield member.size
 
 
 def _make(path: str, stamp: list[int], index: str, progress: Progress) -> None:

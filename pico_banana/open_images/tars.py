@@ -10,14 +10,21 @@ import json
 import os
 import re
 import threading
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import NamedTuple
 
 import numpy as np
 
 from pico_banana.errors import ReleaseError, WorkError
 from pico_banana.open_images.packed import ReadableAt, SeekPoints
-from pico_banana.open_images.tar_index import index_path, mapped, stamp_of
+from pico_banana.open_images.tar_index import (
+    first_sizes,
+    found_index,
+    index_path,
+    mapped,
+    stamp_of,
+)
 from pico_banana.settings import Settings
 from pico_banana.storage.cache import Fetching, Progress
 from pico_banana.storage.disk import listed
@@ -179,6 +186,7 @@ class Tars:
             for own in "0123456789abcdef"
         }
         self._tars: dict[str, Tar] = {}
+        self._first_sizes: dict[str, Iterator[int]] = {}
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -195,6 +203,28 @@ class Tars:
             member = self._tar(path, progress).find(image_id)
             if member is not None:
                 return member
+        return None
+
+    def likely_size(self, image_id: str) -> int | None:
+        """Return a photo's size in bytes, None where no tar has it; indexes no tar.
+
+        Of a tar that has no index yet, the size of its next photo stands for that of this one.
+        """
+        for path in self._by_digit[image_id[0]]:
+            with self._lock, suppress(OSError):
+                if path not in self._tars and path not in self._first_sizes:
+                    index = found_index(path)
+                    if index is None:
+                        self._first_sizes[path] = first_sizes(path)
+                    else:
+                        self._tars[path] = Tar(path, index)
+                if path in self._first_sizes:
+                    size = next(self._first_sizes[path], None)
+                else:
+                    member = self._tars[path].find(image_id)
+                    size = None if member is None else member.size_bytes
+                if size is not None:
+                    return size
         return None
 
     def close(self) -> None:

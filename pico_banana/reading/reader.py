@@ -12,7 +12,7 @@ import itertools
 import json
 import logging
 from array import array
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -23,6 +23,7 @@ from pico_banana.fetching.prepare import prepare_tars
 from pico_banana.fetching.sources import ImageRef, Sources
 from pico_banana.open_images.index import Index, Photo, index_path, mapped_index, photo_columns
 from pico_banana.open_images.tars import Tars, check_open_images
+from pico_banana.reading.estimate import Sample
 from pico_banana.reading.examples import Example, borne, image_refs, linked, make_example
 from pico_banana.reading.load_report import LoadReport
 from pico_banana.release.columns import columns_of
@@ -55,18 +56,25 @@ class Range(NamedTuple):
     end: int
 
 
-class Counted(NamedTuple):
-    """What a selection holds: records, and the images that they need."""
-
-    records: int
-    images: int
-
-
 class Picked(NamedTuple):
     """A selected record, and what Open Images says of its input."""
 
     record: Record
     photo: Photo | None
+
+
+class Counted(NamedTuple):
+    """What a selection holds.
+
+    Attributes:
+        records: how many.
+        images: how many images of each kind they need.
+        sample: some of them, with their photos; the same at each call.
+    """
+
+    records: int
+    images: Counter[str]
+    sample: list[Picked]
 
 
 class Reader:
@@ -132,12 +140,14 @@ class Reader:
 
     def count(self) -> Counted:
         """Return how many records and images the settings select; reads the whole JSONL file."""
-        records = images = 0
-        for reading in self.ranges():
-            for picked in self._picked(reading):
-                records += 1
-                images += 1 + len(picked.record.edited) + len(picked.record.rejected)
-        return Counted(records, images)
+        images: Counter[str] = Counter()
+        sample = Sample[Picked]()
+        for picked in itertools.chain.from_iterable(map(self._picked, self.ranges())):
+            sample.add(picked)
+            images["input"] += 1
+            images["edited"] += len(picked.record.edited)
+            images["rejected"] += len(picked.record.rejected)
+        return Counted(images["input"], images, sample.taken)
 
     def unmatched(self) -> Unmatched:
         """Return which of `ids` and `exclude_ids` are no record's; reads until all are found."""

@@ -17,7 +17,7 @@ import pico_banana_400k
 from pico_banana.convert.demo.sample_release import SampleRelease
 from pico_banana.errors import PicoBananaError
 from pico_banana.missing import MissingReason, reason_of_fault
-from tests.commands import QUICK_FETCH, digests, pico_banana, quick_settings, rows
+from tests.commands import QUICK_FETCH, arguments_of, digests, pico_banana, quick_settings, rows
 from tests.fake_cdn import FakeCDN
 
 FLAKY = Path(__file__).parents[1] / "flaky"
@@ -129,7 +129,7 @@ def test_a_folder_of_the_release_that_goes_away_stops_the_run(
     ]
     cdn.hold("/bucket/*")
     run = subprocess.Popen(
-        [sys.executable, "-m", "pico_banana.convert", *map(os.fspath, flags)],
+        arguments_of(*flags),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
