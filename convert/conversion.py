@@ -28,7 +28,7 @@ from .output.card import CARD_NAME, write_card
 from .output.disk_budget import DiskBudget
 from .output.finished import read_reports
 from .output.ledger import Ledger, ShardLedger
-from .output.lock import locked
+from .output.lock import in_turn, locked
 from .output.store import Store, sha256_of
 from .planning.make_plan import make_plan
 from .planning.plan import Plan, differences
@@ -127,14 +127,15 @@ def convert_configs(
         conversion = _Conversion(settings, options, store, shown, index, publication)
         works = conversion.compared(plans)
         left = [work.plan for work in works if work.left]
-        reckon_by_sample(left, settings, index, store)
-        budget = options.publish.budget_bytes if options.publish else None
-        _check_disk(works, store, options.workers or _WORKERS, budget)
-        if settings.images == "bytes":
-            photos = (photo for work in works for photo in work.photos_left(index))
-            for note in prepare_tars(Tars(settings), settings, photos, shown.bytes_bar):
-                shown.say(note)
-        conversion.begin(works)
+        with in_turn(store) if options.slice else contextlib.nullcontext():
+            reckon_by_sample(left, settings, index, store)
+            budget = options.publish.budget_bytes if options.publish else None
+            _check_disk(works, store, options.workers or _WORKERS, budget)
+            if settings.images == "bytes":
+                photos = (photo for work in works for photo in work.photos_left(index))
+                for note in prepare_tars(Tars(settings), settings, photos, shown.bytes_bar):
+                    shown.say(note)
+            conversion.begin(works)
         _say_plans(works, shown)
         if options.refill:
             refills = [refill for work in works for refill in work.refills.values()]

@@ -13,7 +13,7 @@ from ..options import Slice
 from .ledger import Ledger
 from .store import Store
 
-__all__ = ["locked"]
+__all__ = ["in_turn", "locked"]
 
 _LOOK_S = 10
 
@@ -62,6 +62,21 @@ def locked(store: Store, config: str, part: Slice | None = None) -> Iterator[Non
         finally:
             for folder in folders:
                 store.sweep(folder)
+
+
+@contextlib.contextmanager
+def in_turn(store: Store) -> Iterator[None]:
+    """Let slices of a local output begin one after the other: what one asks for, all find."""
+    if not store.is_local:
+        yield
+        return
+    path = store.path("_ledger/.begin.lock")
+    with contextlib.ExitStack() as held:
+        try:
+            held.enter_context(hold(path))
+        except OSError as error:
+            raise OutputError(f"the output {store.root} cannot be written: {error}", path) from None
+        yield
 
 
 @contextlib.contextmanager

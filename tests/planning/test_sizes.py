@@ -11,6 +11,7 @@ import tarfile
 import time
 import warnings
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -266,6 +267,22 @@ def test_all_slices_and_runs_share_one_answer(
         assert pico_banana(*words, "--output", out, probe=True).code == 0
         assert asked(steady) == 0
         assert pico_banana("verify", out).code == 0
+
+
+def test_slices_that_start_at_once_ask_once(
+    release: SampleRelease, steady: FakeCDN, tmp_path: Path
+) -> None:
+    words = ["convert", "sft", *flags(release, steady), "--records-per-shard", "20"]
+    words += ["--output", os.fspath(tmp_path / "out")]
+    alone = pico_banana("plan", *words[1:-2], probe=True)
+    assert alone.code == 0, alone.err
+    first = heads(steady)
+    steady.clear()
+    with ThreadPoolExecutor(3) as pool:
+        slices = [[*words, "--slice", f"{index}/3"] for index in range(3)]
+        ended = [*pool.map(lambda mine: pico_banana(*mine, probe=True), slices)]
+    assert [one.code for one in ended] == [0, 0, 0], [one.err for one in ended]
+    assert heads(steady) == first > 0
 
 
 def test_the_output_is_the_same_with_and_without_an_answer(
