@@ -8,12 +8,15 @@ import shlex
 
 from pico_banana.errors import CONTROLS
 
-__all__ = ["in_shell", "printable", "short", "shown_bytes"]
+__all__ = ["in_shell", "is_loadable", "printable", "short", "shown_bytes"]
 
 # Besides controls the characters that reverse the direction of text, and those that some readers
 # take for the end of a line.
 _HARMFUL = re.compile(rf"{CONTROLS.pattern}|[\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 _NO_UTF8 = re.compile("[\udc80-\udcff]")  # as `os.fsdecode` gives them
+# What `datasets` takes for a pattern, for one file system behind another, or for a variable, and
+# what it cannot hash: bytes that are not UTF-8.
+_PATTERN = re.compile(r"[\[\]*?$\udc80-\udcff]|::")
 _LONGEST = 120
 
 
@@ -37,6 +40,11 @@ def in_shell(word: str) -> str:
         for byte in os.fsencode(word)
     )
     return f"$'{quoted}'"
+
+
+def is_loadable(place: str) -> bool:
+    """Whether `load_dataset` finds what lies in a folder, by the folder's name."""
+    return not _PATTERN.search(place)
 
 
 def shown_bytes(size: float) -> str:

@@ -28,6 +28,13 @@ NAMES = [
 ]
 
 
+def test_a_demo_says_at_once_where_it_could_not_load(tmp_path: Path) -> None:
+    ended = pico_banana("demo", "--output", tmp_path / "[data] v1")
+    assert ended.code == 2
+    assert "--output must be a folder that load_dataset finds" in ended.err
+    assert not [*tmp_path.iterdir()]
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_what_is_printed_works_when_pasted(
     release: SampleRelease, tmp_path: Path, name: str

@@ -19,7 +19,7 @@ from rich.table import Table
 from pico_banana.errors import UsageError
 from pico_banana.schema import CONFIGS
 
-from ..text import in_shell, printable
+from ..text import in_shell, is_loadable, printable
 from .contact_sheet import draw_contact_sheet
 from .sample_release import make_sample_release
 
@@ -61,6 +61,11 @@ def run_demo(run: typer.Typer, folder: str, console: Console) -> None:
     root = Path(folder).resolve()
     if root.is_dir() and any(root.iterdir()) and not (root / _MARK).exists():
         raise UsageError(f"--output must be a new folder or an earlier demo's, but is {root}")
+    if not is_loadable(os.fspath(root)):
+        raise UsageError(
+            "--output must be a folder that load_dataset finds, so without [ ] * ? $ and :: in its "
+            f"path, but is {root}"
+        )
     try:
         root.mkdir(parents=True, exist_ok=True)
         (root / _MARK).touch()

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
+from ..text import is_loadable
 from .card import data_files
 from .finished import ConfigReport
 
 __all__ = ["load_code"]
-
-# What `datasets` takes for a pattern, for one file system behind another, or for a variable, and
-# what it cannot hash: bytes that are not UTF-8.
-_ODD = re.compile(r"[\[\]*?$\udc80-\udcff]|::")
 
 
 def load_code(place: str, config: str, reports: Sequence[ConfigReport]) -> str:
@@ -21,7 +17,7 @@ def load_code(place: str, config: str, reports: Sequence[ConfigReport]) -> str:
     `datasets` finds no file in a folder of an odd name, escaped or not, so such a one is read
     through a link of a plain name.
     """
-    if not _ODD.search(place):
+    if is_loadable(place):
         return f"load_dataset({_literal(place)}, {_literal(config)})"
     [report] = [report for report in reports if report.config == config]
     found = {split: data_files(report, split, made) for split, made in report.splits.items()}
