@@ -15,6 +15,7 @@ import pytest
 
 from pico_banana.convert.demo.sample_release import SampleRelease
 from tests.commands import (
+    QUICK_FETCH,
     arguments_of,
     digests,
     pico_banana,
@@ -34,7 +35,9 @@ def without_flock(number: int) -> dict[str, str]:
 
 def words_of(release: SampleRelease, out: Path, *more: str | Path, cdn: FakeCDN | None = None):
     place = f"{cdn.url}/cdn" if cdn else release.cdn
-    flags = [*release_flags(release, place), *quick_settings(out.parent)]
+    # What a test holds back must not be given up meanwhile.
+    patient = {**QUICK_FETCH, "read_timeout_s": 120}
+    flags = [*release_flags(release, place), *quick_settings(out.parent, fetch=patient)]
     return ["convert", "sft", "--output", out, "--records-per-shard", "10", *flags, *more]
 
 

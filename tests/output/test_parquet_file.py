@@ -46,7 +46,7 @@ def make_row(config: str, number: int, rng: random.Random, size: int) -> dict[st
 
 def write(folder: Path, config: str, rows: list[dict[str, Any]]) -> Path:
     store = Store(str(folder))
-    with store.writing("x.parquet") as file, ParquetFile(file, config) as parquet:
+    with store.writing("x.parquet") as file, ParquetFile(file, config, {}) as parquet:
         for row in rows:
             parquet.add(row)
     path = folder / "x.parquet"
