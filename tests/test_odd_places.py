@@ -55,7 +55,9 @@ def expected(release: SampleRelease, tmp_path_factory: pytest.TempPathFactory) -
     return digests(folder / "out")
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name", [*NAMES[:4], *[pytest.param(name, marks=pytest.mark.long) for name in NAMES[4:]]]
+)
 def test_a_place_may_have_any_name(
     release: SampleRelease,
     expected: dict[str, str],
@@ -89,7 +91,17 @@ def test_a_place_may_have_any_name(
         assert pico_banana("finish", output).code == 0
 
 
-@pytest.mark.parametrize("name", [NO_UTF8, "a::b", "colon:/x", "~", "~root", "what?", "-"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a::b",
+        "~",
+        *[
+            pytest.param(name, marks=pytest.mark.long)
+            for name in (NO_UTF8, "colon:/x", "~root", "what?", "-")
+        ],
+    ],
+)
 def test_a_bare_name_is_a_place_in_this_folder(
     release: SampleRelease,
     expected: dict[str, str],
@@ -132,7 +144,9 @@ def test_an_output_is_made_in_a_folder_that_looks_like_a_scheme(
     assert (tmp_path / "file::x" / "README.md").exists()
 
 
-@pytest.mark.parametrize("name", [NO_UTF8, "a::b", "c*d"])
+@pytest.mark.parametrize(
+    "name", [NO_UTF8, *[pytest.param(name, marks=pytest.mark.long) for name in ("a::b", "c*d")]]
+)
 def test_tars_and_index_may_have_any_name(
     release: SampleRelease, expected: dict[str, str], tmp_path: Path, name: str
 ) -> None:

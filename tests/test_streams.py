@@ -24,9 +24,11 @@ from tests.publish_commands import REPO, env_of, words_of
 TALKATIVE = os.fspath(Path(__file__).parent / "talkative")
 FULL = Path("/dev/full")
 FULL_STREAMS = [">/dev/full", "2>/dev/full", ">/dev/full 2>&1"] if FULL.exists() else []
-QUICK = ["<&- >&- 2>&-", "| true", *FULL_STREAMS]
-NOBODY = [QUICK[0], QUICK[-1]]
-SLOW = ["<&-", ">&-", "2>&-", "| head -1", "2> >(true)", "2>&1 | true"]
+CLOSED = "<&- >&- 2>&-"
+QUICK = [CLOSED, *FULL_STREAMS[-1:]]
+NOBODY = [CLOSED, *[pytest.param(both, marks=pytest.mark.long) for both in FULL_STREAMS[-1:]]]
+SLOW = ["<&-", ">&-", "2>&-", "| true", "| head -1", "2> >(true)", "2>&1 | true"]
+SLOW += FULL_STREAMS[:-1]
 STREAMS = [*QUICK, *[pytest.param(streams, marks=pytest.mark.long) for streams in SLOW]]
 NOT_WRITTEN = "standard output could not be written: No space left on device"
 full = pytest.mark.skipif(not FULL.exists(), reason="no disk here is always full")
@@ -102,6 +104,7 @@ def test_other_work_is_done_too(streams: str, release: SampleRelease, tmp_path: 
     assert (out / "README.md").exists()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("streams", NOBODY)
 def test_publishing_is_done_too(streams: str, release: SampleRelease, tmp_path: Path) -> None:
     out = tmp_path / "out"
@@ -143,7 +146,7 @@ def test_a_list_that_is_not_written_is_an_error(release: SampleRelease, tmp_path
         assert ended.err.splitlines()[-1].startswith(f"error: {NOT_WRITTEN}; ")
 
 
-@pytest.mark.parametrize("streams", [">&-", "| head -1"])
+@pytest.mark.parametrize("streams", [pytest.param(">&-", marks=pytest.mark.long), "| head -1"])
 def test_a_list_that_nobody_wants_is_none(
     streams: str, release: SampleRelease, tmp_path: Path
 ) -> None:

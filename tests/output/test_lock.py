@@ -69,7 +69,14 @@ def whole(release: SampleRelease, tmp_path_factory: pytest.TempPathFactory) -> P
     return out
 
 
-@pytest.mark.parametrize("number", NO_FLOCK, ids=[errno.errorcode[n] for n in NO_FLOCK])
+@pytest.mark.parametrize(
+    "number",
+    [
+        pytest.param(number, marks=[pytest.mark.long] * (number != errno.ENOLCK))
+        for number in NO_FLOCK
+    ],
+    ids=[errno.errorcode[number] for number in NO_FLOCK],
+)
 def test_an_output_needs_no_flock(
     release: SampleRelease, whole: Path, tmp_path: Path, number: int
 ) -> None:
@@ -87,7 +94,11 @@ def test_an_output_needs_no_flock(
     assert not [name for name in left(out) if "lock" in name]
 
 
-@pytest.mark.parametrize("env", [{}, without_flock(errno.ENOLCK)], ids=["flock", "none"])
+@pytest.mark.parametrize(
+    "env",
+    [{}, pytest.param(without_flock(errno.ENOLCK), marks=pytest.mark.long)],
+    ids=["flock", "none"],
+)
 def test_a_second_convert_learns_who_writes_and_where_that_stands(
     release: SampleRelease, whole: Path, cdn: FakeCDN, tmp_path: Path, env: dict[str, str]
 ) -> None:
@@ -114,7 +125,13 @@ def test_a_second_convert_learns_who_writes_and_where_that_stands(
 
 
 @pytest.mark.parametrize(
-    "said", ["4711\nnode7\n", "4711\nnode7?pidns-f0000001\n9\n", ""], ids=["host", "pod", "empty"]
+    "said",
+    [
+        "4711\nnode7\n",
+        pytest.param("4711\nnode7?pidns-f0000001\n9\n", marks=pytest.mark.long),
+        pytest.param("", marks=pytest.mark.long),
+    ],
+    ids=["host", "pod", "empty"],
 )
 def test_what_another_machine_left_is_named_and_can_be_deleted(
     release: SampleRelease, tmp_path: Path, said: str
@@ -135,6 +152,7 @@ def test_what_another_machine_left_is_named_and_can_be_deleted(
     assert pico_banana(*words_of(release, out), env=env).code == 0
 
 
+@pytest.mark.long
 def test_a_cache_that_a_dead_machine_locked_says_so_while_it_waits(
     release: SampleRelease, cdn: FakeCDN, tmp_path: Path, own_caches: Path
 ) -> None:

@@ -240,7 +240,7 @@ def heads(cdn: FakeCDN) -> int:
     return sum(request.method == "HEAD" for glob in IMAGES for request in cdn.requests(glob))
 
 
-@pytest.mark.parametrize("place", ["folder", "s3"])
+@pytest.mark.parametrize("place", ["folder", pytest.param("s3", marks=pytest.mark.long)])
 def test_all_slices_and_runs_share_one_answer(
     place: str, release: SampleRelease, steady: FakeCDN, tmp_path: Path, request: Any
 ) -> None:
@@ -310,7 +310,7 @@ def test_folders_are_looked_at(release: SampleRelease) -> None:
     assert reckoned(ended)["preference"] < 5e5
 
 
-@pytest.mark.parametrize("packing", ["", "gz"])
+@pytest.mark.parametrize("packing", ["", pytest.param("gz", marks=pytest.mark.long)])
 @pytest.mark.parametrize("is_indexed", [False, True])
 def test_tars_are_looked_into_without_an_index(
     packing: str, is_indexed: bool, release: SampleRelease, tmp_path: Path

@@ -78,7 +78,7 @@ def test_a_conversion_needs_no_shared_memory(
     assert digests(tmp_path / "out") == digests(tmp_path / "usual")
 
 
-@pytest.mark.parametrize("shm", ["read only", "absent"])
+@pytest.mark.parametrize("shm", ["read only", pytest.param("absent", marks=pytest.mark.long)])
 def test_a_disk_budget_needs_none(
     shm: str, start: Start, release: SampleRelease, tmp_path: Path
 ) -> None:
@@ -104,7 +104,11 @@ except ValueError as error:
 """
 
 
-@pytest.mark.parametrize("shm", NUMBERS)
+@pytest.mark.long
+@pytest.mark.parametrize(
+    "shm",
+    ["full", *[pytest.param(n, marks=pytest.mark.long) for n in NUMBERS if n != "full"]],
+)
 def test_the_loader_says_what_its_processes_need(
     shm: str, start: Start, release: SampleRelease
 ) -> None:
@@ -121,7 +125,7 @@ def test_the_loader_says_what_its_processes_need(
         assert said("0") == said("1") == f"{release.good['sft']}\n"
 
 
-@pytest.mark.parametrize("shm", ["read only", "absent"])
+@pytest.mark.parametrize("shm", ["read only", pytest.param("absent", marks=pytest.mark.long)])
 def test_ray_is_refused_in_words(
     shm: str, start: Start, release: SampleRelease, tmp_path: Path
 ) -> None:
