@@ -91,6 +91,7 @@ def test_what_workers_print_goes_into_no_file_and_ends_no_shard(
     assert ("by the way" in ended.out and "by the way" in ended.err) == (not streams)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("streams", NOBODY)
 def test_other_work_is_done_too(streams: str, release: SampleRelease, tmp_path: Path) -> None:
     out, listed = tmp_path / "out", tmp_path / "listed.arrow"
@@ -122,6 +123,7 @@ def test_the_demo_draws_its_pictures_too(streams: str, tmp_path: Path) -> None:
     assert (tmp_path / "contact-sheet.png").exists()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("streams", NOBODY)
 def test_faults_keep_their_exit_code(
     streams: str, own_release: SampleRelease, tmp_path: Path

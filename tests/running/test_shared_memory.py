@@ -78,7 +78,8 @@ def test_a_conversion_needs_no_shared_memory(
     assert digests(tmp_path / "out") == digests(tmp_path / "usual")
 
 
-@pytest.mark.parametrize("shm", ["read only", pytest.param("absent", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("shm", ["read only", "absent"])
 def test_a_disk_budget_needs_none(
     shm: str, start: Start, release: SampleRelease, tmp_path: Path
 ) -> None:
