@@ -292,7 +292,7 @@ class PicoBanana400K(datasets.GeneratorBasedBuilder):  # type: ignore[misc]  # d
 
 def _check_semaphores(num_proc: int) -> None:
     """Refuse several processes where the library's pool cannot have what its queues need."""
-    if num_proc == 1:
+    if num_proc == 1 or "fork" not in multiprocessing.get_all_start_methods():
         return
     try:
         # Not those of "spawn", which start a process that looks after them.

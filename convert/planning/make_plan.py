@@ -204,11 +204,7 @@ class _Planner:
         records = [record for _, record, _ in candidates]
         wanted = [] if needs_none else records
         rows, photos = self._look_up(wanted)
-        if plan.unmatched:
-            plan.unmatched.see(record.id for record in filtered + records)
-            rest = filtered if wanted else filtered + records
-            seen = [*photos, *self._look_up(rest)[1]]
-            plan.unmatched.see(photo.image_id for photo in seen if photo)
+        self._see(filtered + records, photos, filtered if wanted else filtered + records)
         placed: dict[str, list[_Found | None]] = {split: [] for split in SPLITS}
         for (line, record, known), row, photo in itertools.zip_longest(candidates, rows, photos):
             self._place(_Found(line, record, known, row, photo), placed)
@@ -218,6 +214,14 @@ class _Planner:
                     self._leave_out(split, len([*run]))
                 else:
                     self._put_found(split, [place for place in run if place is not None])
+
+    def _see(self, records: list[Record], photos: list[Photo | None], others: list[Record]) -> None:
+        """Tell the lists of ids of records; `photos` are known, those of `others` looked up."""
+        unmatched = self.plan.unmatched
+        if unmatched:
+            unmatched.see(record.id for record in records)
+            seen = [*photos, *self._look_up(others)[1]]
+            unmatched.see(photo.image_id for photo in seen if photo)
 
     def _check_bad(self, last: BadRecord) -> None:
         if len(self.plan.bad) > _MOST_BAD:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pico_banana.fetching.failures import Failures
 from pico_banana.fetching.folders import Folders
-from pico_banana.fetching.inspect import Fetched, FlawError, ImageFormat, inspect
+from pico_banana.fetching.inspect import Fetched, FlawError, ImageFormat, inspect, is_quick
 from pico_banana.fetching.room import Room, Ticket
 from pico_banana.fetching.sources import ImageRef, Sources
 from pico_banana.fetching.transport import Body, NeedRoomError, Transport
@@ -53,8 +53,6 @@ class Tally:
 Group = Sequence[ImageRef]
 Batch = Sequence[Group]
 _END = object()
-_QUICK_BYTES = 256 * 1024
-"""What is looked into at once: sooner than another thread would have begun with it."""
 
 
 class _Engine:
@@ -193,7 +191,7 @@ class _Engine:
         if not ticket.taken:
             await ticket.take(self.room.guess())
         body = await self._transport.ask(place, ticket.grow)
-        if self._decode or len(body.data) > _QUICK_BYTES:
+        if self._decode or not is_quick(body.data):
             looking = asyncio.get_running_loop().run_in_executor(self._pool, self._look, body)
             sha256, image = await looking
         else:

@@ -20,7 +20,7 @@ from PIL import ExifTags, Image, ImageFile, ImageOps
 
 from pico_banana.missing import MissingReason
 
-__all__ = ["FlawError", "ImageFormat", "inspect"]
+__all__ = ["FlawError", "ImageFormat", "inspect", "is_quick"]
 
 # What photos and edits come as. Pillow knows more formats, some of which run other programs, and
 # `Image.init` takes long to import them all. Its JPEG plugin opens MPO too.
@@ -32,6 +32,7 @@ _PNG_NO_PIXELS = b"\0\0\0\0IDAT" + struct.pack(">I", zlib.crc32(b"IDAT"))
 _JPEG_START, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
 _JPEG_MARKER = re.compile(rb"\xff([^\x00\xff])")  # FF 00 is a byte of the picture, FF FF is padding
 _JPEG_BARE = {0x01, *range(0xD0, 0xD9)}  # markers without a segment: TEM, RST0 to RST7, SOI
+_QUICK_BYTES = 256 * 1024
 _TURNED = range(2, 9)  # EXIF orientations of pictures that lie on a side, or are mirrored
 
 
@@ -105,6 +106,14 @@ class Fetched(NamedTuple):
     mark: str | None
     way: str
     tries: int
+
+
+def is_quick(data: bytes) -> bool:
+    """Whether `inspect` without decoding takes less than to hand bytes to another thread.
+
+    Other formats than these are decoded, and a large picture packs small.
+    """
+    return len(data) <= _QUICK_BYTES and data.startswith((_PNG_SIGNATURE, _JPEG_START))
 
 
 def inspect(data: bytes, *, decode: bool, max_pixels: int, is_whole: bool = True) -> ImageFormat:

@@ -21,10 +21,7 @@ from pico_banana.open_images.tars import Tars
 from pico_banana.settings import Settings
 from pico_banana.urls import host_of
 
-__all__ = ["MOST_ASKED", "ask_sizes"]
-
-MOST_ASKED = 64
-"""Most requests for the images of one group: the mean of so many is within some per cent."""
+__all__ = ["ask_sizes"]
 
 _DEADLINE_S = 10.0
 _AT_ONCE = 8  # of one group: where a host refuses HEAD, so many requests are lost at most
@@ -37,18 +34,20 @@ class _Group:
     """Images of one kind: those still to be asked for, requests left, and the sizes that came."""
 
     refs: Iterator[ImageRef]
-    left: int = MOST_ASKED
+    left: int
     sizes: dict[ImageRef, int] = field(default_factory=dict)
 
 
-def ask_sizes(groups: Sequence[Sequence[ImageRef]], settings: Settings) -> list[list[int]]:
+def ask_sizes(
+    groups: Sequence[Sequence[ImageRef]], settings: Settings, most: int
+) -> list[list[int]]:
     """Return the sizes in bytes of each group's images, as many as were told within 10 seconds.
 
     An image that stands there several times is asked for once, and counts as often. Who bans is
-    not asked, nor is a group that has had `MOST_ASKED` requests. What fails is left out: nothing is
+    not asked, nor is a group that has had `most` requests. What fails is left out: nothing is
     raised.
     """
-    asked = [_Group(iter(dict.fromkeys(refs))) for refs in groups]
+    asked = [_Group(iter(dict.fromkeys(refs)), most) for refs in groups]
     # In a thread: the caller's may have a loop of its own, and must not wait for a name server.
     thread = threading.Thread(
         target=_run, args=(asked, settings), name="pico-banana-sizes", daemon=True

@@ -158,7 +158,7 @@ class Index:
         self._sections = [
             _Section(batch, int(start)) for batch, start in zip(batches, self._starts, strict=False)
         ]
-        self._looked_at = 0
+        self._looked_at = 0.0
 
     def __len__(self) -> int:
         """The number of photos."""
@@ -189,7 +189,7 @@ class Index:
         wanted = _Wanted(urls)
         for section in self._sections:
             section.find(wanted)
-            self._give_back(len(urls))
+            self._give_back(len(urls) / len(self._sections))
         is_exact = wanted.exact >= 0
         return np.where(is_exact, wanted.exact, wanted.same_name), is_exact
 
@@ -240,14 +240,14 @@ class Index:
                 yield section.taken(rows[first:last], names), rows[first:last]
                 self._give_back(int(last - first) * len(names))
 
-    def _give_back(self, looked_at: int) -> None:
+    def _give_back(self, looked_at: float) -> None:
         """Unmap the file's pages once many were looked at; the system's cache keeps them.
 
         Else they would count as this process's, and a cluster would end it for its size.
         """
         self._looked_at += looked_at
         if self._looked_at > _MOST_LOOKED_AT and hasattr(mmap, "MADV_DONTNEED"):
-            self._looked_at = 0
+            self._looked_at = 0.0
             self._mapped.madvise(mmap.MADV_DONTNEED)
 
 

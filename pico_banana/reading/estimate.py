@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, NamedTuple, TypeVar
 
-from pico_banana.fetching.sizes import MOST_ASKED, ask_sizes
 from pico_banana.fetching.sources import ImageRef, Sources
 from pico_banana.open_images.index import Photo
 from pico_banana.reading.examples import image_refs
@@ -19,8 +18,10 @@ __all__ = ["KINDS", "Mean", "Sample", "SampleMeans", "sample_places"]
 KINDS = ("input", "edited", "rejected")
 """The kinds of images, each with a mean of its own; those of all turns are one kind."""
 
-_SAMPLE_RECORDS = 4 * MOST_ASKED
+_MOST_ASKED = 64
+"""Most requests for the images of one kind: the mean of so many is within some per cent."""
 
+_SAMPLE_RECORDS = 4 * _MOST_ASKED
 _SEED = 400
 Taken = TypeVar("Taken")
 
@@ -49,12 +50,16 @@ class SampleMeans:
         cls, samples: Sequence[Sequence[tuple[Record, Photo | None]]], settings: Settings
     ) -> list[SampleMeans]:
         """Return the means of several samples, all asked for at once; see `ask_sizes`."""
+        if not samples:
+            return []
+        from pico_banana.fetching.sizes import ask_sizes  # noqa: PLC0415  (slow to import)
+
         sources, rng = Sources(settings), random.Random(_SEED)  # noqa: S311  (no secret)
         groups = [group for sample in samples for group in _groups(sample, sources)]
-        chosen = [rng.sample(refs, min(len(refs), MOST_ASKED)) for refs in groups]
+        chosen = [rng.sample(refs, min(len(refs), _MOST_ASKED)) for refs in groups]
         told = [
             Mean(len(sizes), sum(sizes) / len(sizes)) if sizes else None
-            for sizes in ask_sizes(chosen, settings)
+            for sizes in ask_sizes(chosen, settings, _MOST_ASKED)
         ]
         parts = [told[at : at + len(KINDS)] for at in range(0, len(told), len(KINDS))]
         return [

@@ -151,10 +151,13 @@ class Reader:
 
     def unmatched(self) -> Unmatched:
         """Return which of `ids` and `exclude_ids` are no record's; reads until all are found."""
-        unmatched, index = Unmatched(self.settings), self._index()
+        unmatched = Unmatched(self.settings)
+        if not unmatched:
+            return unmatched
+        index = self._index()
         found = self._release.records(self.config, 0, _NO_END, file=self._file)
         records = (record for record in found if not isinstance(record, BadRecord))
-        for chunk in _chunks(records) if unmatched else ():
+        for chunk in _chunks(records):
             unmatched.see(record.id for record in chunk)
             if index is not None:
                 photos = index.photos(index.rows([record.input_url for record in chunk]))

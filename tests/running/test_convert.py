@@ -13,6 +13,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import psutil
 import pyarrow.parquet as pq
 import pytest
@@ -179,6 +180,14 @@ def test_killed_in_the_middle_and_continued(
     assert convert(release, out, "--records-per-shard", "10", cdn=cdn).code == 0
     assert digests(out) == digests(tmp_path / "calm")
     assert not list(out.glob("**/*.tmp"))
+
+
+def test_the_front_of_the_card_is_as_the_hubs_library_writes_it(sound: Path) -> None:
+    card = (sound / "README.md").read_text(encoding="utf-8")
+    data = huggingface_hub.DatasetCard(card).data.to_dict()
+    assert data["license"] == "cc-by-nc-nd-4.0"
+    written = huggingface_hub.DatasetCardData(**data).to_yaml()
+    assert card.startswith(f"---\n{written}\n---\n")
 
 
 def test_what_a_kill_left_of_the_card_is_swept(sound: Path, release: SampleRelease) -> None:
