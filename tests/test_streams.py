@@ -178,7 +178,11 @@ def test_a_slow_reader_of_a_pipe_that_does_not_block_gets_it_all() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="terminals are taken another way")
-@pytest.mark.parametrize(("trap", "code"), [("-", 129), ("''", 0)], ids=["heard", "nohup"])
+@pytest.mark.parametrize(
+    ("trap", "code"),
+    [("-", 129), pytest.param("''", 0, marks=pytest.mark.long)],
+    ids=["heard", "nohup"],
+)
 def test_a_terminal_that_is_closed_ends_what_hears_of_it(
     trap: str, code: int, release: SampleRelease, cdn: FakeCDN, tmp_path: Path
 ) -> None:
@@ -216,7 +220,7 @@ with open(sys.argv[1], "w") as said:
 """
 
 
-@pytest.mark.parametrize("streams", ["2>&-", *NOBODY])
+@pytest.mark.parametrize("streams", [pytest.param("2>&-", marks=pytest.mark.long), *NOBODY])
 def test_the_loader_warns_into_nothing(
     streams: str, own_release: SampleRelease, tmp_path: Path
 ) -> None:

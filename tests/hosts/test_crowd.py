@@ -40,7 +40,7 @@ def holes(server: FakeCDN, **fetch: object) -> list[object]:
     return [one for one in found if not isinstance(one, Fetched)]
 
 
-@pytest.mark.parametrize("most", [8, 32, 60])
+@pytest.mark.parametrize("most", [8, pytest.param(32, marks=pytest.mark.long), 60])
 @pytest.mark.parametrize("keeps_alive", [True, False])
 def test_connections_come_down_to_what_a_server_takes(
     server: FakeCDN, most: int, keeps_alive: bool
@@ -64,7 +64,7 @@ def test_resets_of_old_connections_bring_nothing_down(server: FakeCDN) -> None:
 
 
 @pytest.mark.parametrize("refuses_by", ["reset", "close"])
-@pytest.mark.parametrize("is_tls", [False, True])
+@pytest.mark.parametrize("is_tls", [False, pytest.param(True, marks=pytest.mark.long)])
 def test_workers_of_a_run_find_it_together(
     refuses_by: str, is_tls: bool, release: SampleRelease, tmp_path: Path
 ) -> None:

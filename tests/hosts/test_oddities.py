@@ -72,7 +72,13 @@ def convert(release: SampleRelease, photos: FakeCDN, out: Path, *words: str, **f
     )
 
 
-@pytest.mark.parametrize("name", PORTALS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.long] * (place > 1))
+        for place, name in enumerate(PORTALS)
+    ],
+)
 def test_a_portal_leaves_no_hole_for_good(
     name: str, release: SampleRelease, photos: FakeCDN, tmp_path: Path
 ) -> None:

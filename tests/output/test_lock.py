@@ -124,13 +124,10 @@ def test_a_second_convert_learns_who_writes_and_where_that_stands(
     assert digests(out) == digests(whole)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "said",
-    [
-        "4711\nnode7\n",
-        pytest.param("4711\nnode7?pidns-f0000001\n9\n", marks=pytest.mark.long),
-        pytest.param("", marks=pytest.mark.long),
-    ],
+    ["4711\nnode7\n", "4711\nnode7?pidns-f0000001\n9\n", ""],
     ids=["host", "pod", "empty"],
 )
 def test_what_another_machine_left_is_named_and_can_be_deleted(

@@ -406,7 +406,7 @@ def undecoded(ds: Any) -> Any:
     return ds
 
 
-@pytest.mark.parametrize("images", ["url", "none"])
+@pytest.mark.parametrize("images", ["url", pytest.param("none", marks=pytest.mark.long)])
 @pytest.mark.parametrize("config", CONFIGS)
 def test_the_loader_gives_the_converters_rows(
     release: SampleRelease, cdn: FakeCDN, tmp_path: Path, config: str, images: str

@@ -64,6 +64,7 @@ def local(release: SampleRelease, tmp_path_factory: pytest.TempPathFactory) -> d
     return found
 
 
+@pytest.mark.long
 def test_a_small_disk_is_enough(release: SampleRelease, local: dict[str, str], tmp_path: Path):
     out, largest = tmp_path / "out", 50_000
     with FakeHub() as hub:

@@ -128,7 +128,10 @@ def test_every_config_goes_on(release: SampleRelease, cdn: FakeCDN, config: str)
     assert before + ids(again) == whole
 
 
-@pytest.mark.parametrize(("read", "seed"), [(0, 1), (17, 3), (SFT - 1, 4)])
+@pytest.mark.parametrize(
+    ("read", "seed"),
+    [(17, 3), *[pytest.param(*case, marks=pytest.mark.long) for case in ((0, 1), (SFT - 1, 4))]],
+)
 def test_a_shuffled_stream_goes_on(
     release: SampleRelease, cdn: FakeCDN, read: int, seed: int
 ) -> None:

@@ -67,7 +67,14 @@ def start(request: pytest.FixtureRequest, tmp_path: Path) -> Start:
     return run
 
 
-@pytest.mark.parametrize("shm", NUMBERS)
+@pytest.mark.parametrize(
+    "shm",
+    [
+        "read only",
+        pytest.param("full", marks=pytest.mark.long),
+        pytest.param("absent", marks=pytest.mark.long),
+    ],
+)
 def test_a_conversion_needs_no_shared_memory(
     shm: str, start: Start, release: SampleRelease, tmp_path: Path
 ) -> None:
